@@ -1,0 +1,104 @@
+#pragma once
+// Collective communication on tensors. One rank is a no-op implementation, so no caller branches.
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/tensor/tensor.h"
+
+namespace neox {
+
+enum class ReduceOp : std::uint8_t { sum, max, min };
+
+enum class Collective : std::uint8_t {
+  all_reduce, reduce_scatter, all_gather, all_to_all, broadcast, send, recv, barrier, host, count
+};
+std::string_view name_of(Collective collective);
+
+/// Calls and payload bytes of one kind of collective, as this rank passed them in.
+struct Traffic {
+  std::int64_t calls = 0;
+  std::int64_t bytes = 0;
+};
+
+class Communicator;
+
+/// Handle of one asynchronous operation. A value; wait() may be called once or more.
+class Work {
+ public:
+  Work() = default;
+  Work(Communicator* owner, std::uint64_t id) : owner_(owner), id_(id) {}
+  /// Makes later work of `stream` (and the host, on the CPU) wait for the operation. Throws the
+  /// operation's Error.
+  void wait(Stream& stream) const;
+
+ private:
+  Communicator* owner_ = nullptr;
+  std::uint64_t id_ = 0;
+};
+
+/// A group of ranks. Operations are queued in call order after the work already on `stream` and run
+/// asynchronously; every rank of the group must make the same calls in the same order. Tensors must
+/// stay alive and untouched until Work::wait. Reductions: f32, f64, i32, i64; bf16/f16 are summed in f32.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  /// Ranks of equal `color` form a new group, ordered by `key`. Collective.
+  virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
+
+  virtual Work all_reduce(Tensor inout, ReduceOp op, Stream& stream) = 0;
+  /// out [n] = part rank() of the reduction of in [size*n].
+  virtual Work reduce_scatter(ConstTensor in, Tensor out, ReduceOp op, Stream& stream) = 0;
+  /// out [size*n] = every rank's in [n]; `in` may be part rank() of out.
+  virtual Work all_gather(ConstTensor in, Tensor out, Stream& stream) = 0;
+  /// Part r of in [size*n] goes to rank r.
+  virtual Work all_to_all(ConstTensor in, Tensor out, Stream& stream) = 0;
+  virtual Work broadcast(Tensor inout, int root, Stream& stream) = 0;
+  virtual Work send(ConstTensor tensor, int to, Stream& stream) = 0;
+  virtual Work recv(Tensor tensor, int from, Stream& stream) = 0;
+
+  // ---- control plane: blocking, small, on host memory ---------------------------------------
+  virtual void barrier() = 0;
+  virtual void host_all_reduce(std::span<double> values, ReduceOp op) = 0;
+  virtual void host_all_reduce(std::span<std::int64_t> values, ReduceOp op) = 0;
+  virtual void host_all_reduce(std::span<std::uint64_t> values, ReduceOp op) = 0;
+  /// Every rank gets rank `root`'s text.
+  virtual std::string host_broadcast(std::string text, int root) = 0;
+  /// Every rank gets all texts, in rank order.
+  virtual std::vector<std::string> host_all_gather(const std::string& text) = 0;
+
+  Traffic traffic(Collective collective) const {
+    return traffic_[static_cast<std::size_t>(collective)];
+  }
+
+ protected:
+  friend class Work;
+  virtual void wait(std::uint64_t id, Stream& stream) = 0;
+  void count(Collective collective, std::size_t bytes) {
+    auto& t = traffic_[static_cast<std::size_t>(collective)];
+    ++t.calls;
+    t.bytes += static_cast<std::int64_t>(bytes);
+  }
+
+ private:
+  std::array<Traffic, static_cast<std::size_t>(Collective::count)> traffic_{};
+};
+
+inline void Work::wait(Stream& stream) const {
+  if (owner_ != nullptr) owner_->wait(id_, stream);
+}
+
+/// A group of one: every operation is a copy or nothing.
+std::unique_ptr<Communicator> make_self_communicator();
+
+/// All ranks agree that everything went well. Each passes its own error text (empty = fine); when any
+/// is not empty, every rank throws the same Error: "<what> failed on rank R (host): text". Collective.
+void agree(Communicator& group, const std::string& what, const std::string& error);
+
+}  // namespace neox

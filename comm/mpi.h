@@ -1,0 +1,37 @@
+#pragma once
+// MPI bootstrap: MPI_Init .. MPI_Finalize, the world group, and the way a failing rank ends the job.
+
+#include <memory>
+#include <string>
+
+#include "comm/communicator.h"
+
+namespace neox {
+
+/// Exactly one per process, first thing in main(). Works without mpirun as a world of one.
+class MpiEnvironment {
+ public:
+  MpiEnvironment(int* argc, char*** argv);
+  ~MpiEnvironment();
+  MpiEnvironment(const MpiEnvironment&) = delete;
+  MpiEnvironment& operator=(const MpiEnvironment&) = delete;
+
+  Communicator& world() { return *world_; }
+  int rank() const { return world_->rank(); }
+  int size() const { return world_->size(); }
+  const std::string& host() const { return host_; }
+  /// Ranks on this rank's node.
+  int local_size() const { return local_size_; }
+  int local_rank() const { return local_rank_; }
+
+  /// Ends every rank of the job at once. Call on a failure that other ranks can't know of.
+  [[noreturn]] void abort(int exit_code);
+
+ private:
+  std::unique_ptr<Communicator> world_;
+  std::string host_;
+  int local_size_ = 1;
+  int local_rank_ = 0;
+};
+
+}  // namespace neox

@@ -1,0 +1,28 @@
+#pragma once
+// The vocabulary shared by configuration, kernels and models.
+
+#include <cstdint>
+
+namespace neox {
+
+/// Elementwise non-linearity. Gated forms use `act(gate) * up`.
+enum class Activation : std::uint8_t {
+  gelu,       ///< x/2 (1 + erf(x/sqrt 2))
+  gelu_tanh,  ///< x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+  silu,       ///< x sigmoid(x)
+  relu,
+  sigmoid,    ///< for glu
+  identity    ///< for bilinear
+};
+
+enum class NormKind : std::uint8_t { layernorm, rmsnorm };
+
+enum class PositionEmbedding : std::uint8_t { rotary, learned, none };
+
+/// Rules of docs/config.md "init_method"; formulas in core/model/init.h.
+enum class InitMethod : std::uint8_t {
+  normal, scaled_normal, single_residual_scaled_normal, small_init, wang_init, xavier_uniform,
+  xavier_normal
+};
+
+}  // namespace neox

@@ -1,0 +1,61 @@
+#pragma once
+// Counter-based random numbers: Philox 4x32-10 (Salmon et al., SC'11). A draw is a pure function of
+// (key, counter), so any rank can compute the draw of any global element: this is what makes
+// initial weights and dropout masks independent of the parallel layout.
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+
+namespace neox {
+
+/// What a stream of random numbers is for; streams of different purposes never share a key.
+enum class RngPurpose : std::uint32_t {
+  init = 1, embedding_dropout, attention_dropout, attention_output_dropout, mlp_output_dropout,
+  sampling
+};
+
+/// A 64-bit Philox key.
+struct RngKey {
+  std::uint64_t value = 0;
+  /// Key of one stream: hashes all parts. `layer` and `step` are 0 where they mean nothing.
+  static RngKey make(std::uint64_t seed, RngPurpose purpose, std::uint64_t layer, std::uint64_t step);
+  /// Key of one tensor's initialisation: (seed, init, name).
+  static RngKey for_tensor(std::uint64_t seed, std::string_view name);
+  bool operator==(const RngKey&) const = default;
+};
+
+/// Philox 4x32-10: four 32-bit words for the 128-bit counter {counter, 0}.
+inline std::array<std::uint32_t, 4> philox(RngKey key, std::uint64_t counter) {
+  std::uint32_t c0 = static_cast<std::uint32_t>(counter);
+  std::uint32_t c1 = static_cast<std::uint32_t>(counter >> 32);
+  std::uint32_t c2 = 0, c3 = 0;
+  std::uint32_t k0 = static_cast<std::uint32_t>(key.value);
+  std::uint32_t k1 = static_cast<std::uint32_t>(key.value >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c0;
+    const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * c2;
+    const std::uint32_t n0 = static_cast<std::uint32_t>(p1 >> 32) ^ c1 ^ k0;
+    const std::uint32_t n2 = static_cast<std::uint32_t>(p0 >> 32) ^ c3 ^ k1;
+    c1 = static_cast<std::uint32_t>(p1);
+    c3 = static_cast<std::uint32_t>(p0);
+    c0 = n0;
+    c2 = n2;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return {c0, c1, c2, c3};
+}
+
+/// The 32-bit word of global element `index`: word index%4 of counter index/4.
+inline std::uint32_t philox_word(RngKey key, std::uint64_t index) {
+  return philox(key, index >> 2)[index & 3];
+}
+
+/// Uniform in [0, 1) from the upper 24 bits of a word.
+inline float uniform01(std::uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
+
+/// Standard normal of global element `index` (Box-Muller on the words 2i, 2i+1 of the stream).
+float normal_at(RngKey key, std::uint64_t index);
+
+}  // namespace neox

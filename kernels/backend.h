@@ -1,0 +1,40 @@
+#pragma once
+// The operator inventory. Every operator has its forward and backward side by side in the header of
+// its family; a backend that misses one does not compile.
+//
+// Conventions: T is the compute dtype (f32, bf16 or f16) of the activations. Tensors are contiguous
+// device memory; sizes come from their shapes. Outputs never alias inputs unless the operator says so.
+// Work is ordered on the stream. Gradients of parameters are f32. Operators trust their callers:
+// shapes are checked once, where the model is built.
+
+#include <memory>
+#include <string_view>
+
+#include "kernels/attention.h"
+#include "kernels/elementwise.h"
+#include "kernels/embedding.h"
+#include "kernels/linear.h"
+#include "kernels/loss.h"
+#include "kernels/norm.h"
+#include "kernels/optimizer.h"
+
+namespace neox {
+
+class Backend : public LinearOps,
+                public NormOps,
+                public AttentionOps,
+                public ElementwiseOps,
+                public EmbeddingOps,
+                public LossOps,
+                public OptimizerOps {
+ public:
+  virtual std::string_view name() const = 0;
+  virtual Device device() const = 0;
+  /// True when f32-accumulating products of this dtype run on the hardware's own instructions.
+  virtual bool fast(DType dtype) const = 0;
+};
+
+/// The backend that computes on `device`. Throws Error when it was not built.
+std::unique_ptr<Backend> make_backend(Device device);
+
+}  // namespace neox

@@ -1,0 +1,78 @@
+#pragma once
+// CPU backend: oneDNN for matrix products, our own fused loops for the rest. Each family is
+// implemented in the source file of its name.
+
+#include <memory>
+
+#include "kernels/backend.h"
+
+namespace neox {
+
+class CpuGemm;  // oneDNN primitives and packed weights, kernels/cpu/gemm.h
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend();
+  ~CpuBackend() override;
+
+  std::string_view name() const override { return "cpu"; }
+  Device device() const override { return {}; }
+  bool fast(DType dtype) const override;
+
+  void linear(Stream&, ConstTensor x, ConstTensor w, ConstTensor bias, Tensor y) const override;
+  void linear_backward_input(Stream&, ConstTensor dy, ConstTensor w, Tensor dx,
+                             bool accumulate) const override;
+  void linear_backward_weight(Stream&, ConstTensor dy, ConstTensor x, Tensor dw, Tensor db,
+                              bool accumulate) const override;
+  void weights_changed() const override;
+
+  void layer_norm(Stream&, ConstTensor x, ConstTensor w, ConstTensor b, float eps, Tensor y,
+                  Tensor mean, Tensor rstd) const override;
+  void layer_norm_backward(Stream&, ConstTensor dy, ConstTensor x, ConstTensor w, ConstTensor mean,
+                           ConstTensor rstd, ConstTensor residual_grad, Tensor dx, Tensor dw,
+                           Tensor db, bool accumulate) const override;
+  void rms_norm(Stream&, ConstTensor x, ConstTensor w, float eps, Tensor y,
+                Tensor rstd) const override;
+  void rms_norm_backward(Stream&, ConstTensor dy, ConstTensor x, ConstTensor w, ConstTensor rstd,
+                         ConstTensor residual_grad, Tensor dx, Tensor dw,
+                         bool accumulate) const override;
+
+  void attention(Stream&, const AttentionProblem&, ConstHeads q, ConstHeads k, ConstHeads v,
+                 Tensor out, Tensor lse) const override;
+  std::size_t attention_backward_workspace(const AttentionProblem&, DType) const override;
+  void attention_backward(Stream&, const AttentionProblem&, ConstHeads q, ConstHeads k,
+                          ConstHeads v, ConstTensor out, ConstTensor lse, ConstTensor dout,
+                          Heads dq, Heads dk, Heads dv, Tensor workspace) const override;
+  void rotary(Stream&, Heads x, std::int64_t batch, std::int64_t seq, std::int64_t heads,
+              ConstTensor positions, ConstTensor cos_table, ConstTensor sin_table,
+              bool inverse) const override;
+
+  void activation(Stream&, Activation, ConstTensor x, Tensor y) const override;
+  void activation_backward(Stream&, Activation, ConstTensor x, ConstTensor dy,
+                           Tensor dx) const override;
+  void gated_activation(Stream&, Activation, ConstTensor x, Tensor y) const override;
+  void gated_activation_backward(Stream&, Activation, ConstTensor x, ConstTensor dy,
+                                 Tensor dx) const override;
+  void residual_add(Stream&, ConstTensor residual, ConstTensor a, const Dropout& dropout_a,
+                    ConstTensor b, const Dropout& dropout_b, Tensor y) const override;
+  void dropout(Stream&, ConstTensor x, const Dropout& dropout, Tensor y) const override;
+  void cast(Stream&, ConstTensor x, Tensor y) const override;
+  void add_into(Stream&, ConstTensor x, Tensor y) const override;
+
+  void embedding(Stream&, ConstTensor ids, ConstTensor table, ConstTensor positions,
+                 ConstTensor position_table, Tensor y) const override;
+  void embedding_backward(Stream&, ConstTensor ids, ConstTensor dy, Tensor dtable) const override;
+
+  void cross_entropy(Stream&, ConstTensor logits, ConstTensor labels, ConstTensor weights,
+                     std::int64_t valid_vocab, Tensor losses, Tensor dlogits) const override;
+
+  void adamw(Stream&, const AdamW&, ConstTensor grad, ConstTensor grad_scale, Tensor main, Tensor m,
+             Tensor v, Tensor weights) const override;
+  void square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
+  void clip_scale(Stream&, ConstTensor square_sum, float max_norm, Tensor scale) const override;
+
+ private:
+  std::unique_ptr<CpuGemm> gemm_;
+};
+
+}  // namespace neox

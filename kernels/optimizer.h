@@ -1,0 +1,37 @@
+#pragma once
+// Optimizer steps over flat buffers, and the norms for clipping.
+
+#include "core/tensor/tensor.h"
+
+namespace neox {
+
+/// AdamW with bias correction and decoupled decay (Loshchilov & Hutter, ICLR'19), eps outside the root:
+/// p -= lr * (m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps) + weight_decay * p).
+struct AdamW {
+  float lr = 0.0f;
+  float beta1 = 0.9f;
+  float beta2 = 0.999f;
+  float eps = 1e-8f;
+  float weight_decay = 0.0f;
+  std::int64_t step = 1;  ///< t, from 1
+};
+
+class OptimizerOps {
+ public:
+  virtual ~OptimizerOps() = default;
+
+  /// One step over n elements. main, m, v, grad: f32 [n]; weights: the compute copy (bf16/f16) that
+  /// receives the rounded result, or empty when main is what the model computes with. The gradient is
+  /// multiplied by grad_scale (f32 [1]) first.
+  virtual void adamw(Stream& stream, const AdamW& hyper, ConstTensor grad, ConstTensor grad_scale,
+                     Tensor main, Tensor m, Tensor v, Tensor weights) const = 0;
+
+  /// out f64 [1] (+)= sum of x^2 in f64-compensated, deterministic order. x: f32 [n].
+  virtual void square_sum(Stream& stream, ConstTensor x, Tensor out, bool accumulate) const = 0;
+
+  /// scale f32 [1] = min(1, max_norm / (sqrt(square_sum) + 1e-6)); 1 when max_norm <= 0.
+  virtual void clip_scale(Stream& stream, ConstTensor square_sum, float max_norm,
+                          Tensor scale) const = 0;
+};
+
+}  // namespace neox
