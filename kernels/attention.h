@@ -80,6 +80,10 @@ class AttentionOps {
   virtual void rotary(Stream& stream, Heads x, std::int64_t batch, std::int64_t seq,
                       std::int64_t heads, ConstTensor positions, ConstTensor cos_table,
                       ConstTensor sin_table, bool inverse) const = 0;
+
+  /// to = from for batch x seq x heads x head_dim elements of one dtype: appends to a KV cache.
+  virtual void copy_heads(Stream& stream, ConstHeads from, Heads to, std::int64_t batch,
+                          std::int64_t seq, std::int64_t heads, std::int64_t head_dim) const = 0;
 };
 
 }  // namespace neox
