@@ -74,7 +74,8 @@ using Tensor = BasicTensor<false>;
 using ConstTensor = BasicTensor<true>;
 static_assert(std::is_trivially_copyable_v<Tensor> && std::is_trivially_copyable_v<ConstTensor>);
 
-/// Copies all elements; same dtype and count; any pair of host and device, ordered on `stream`.
+/// Copies all elements; same dtype and count; any pair of host and device, ordered on `stream`. Does
+/// nothing for tensors without memory (dry run); so does fill_zero.
 void copy(Stream& stream, ConstTensor from, Tensor to);
 /// Sets all bytes to zero.
 void fill_zero(Stream& stream, Tensor tensor);
