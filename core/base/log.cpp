@@ -36,10 +36,14 @@ LogState& state() {
 
 spdlog::level::level_enum to_spdlog(LogLevel level) {
   switch (level) {
-    case LogLevel::debug: return spdlog::level::debug;
-    case LogLevel::info: return spdlog::level::info;
-    case LogLevel::warning: return spdlog::level::warn;
-    case LogLevel::error: return spdlog::level::err;
+    case LogLevel::debug:
+      return spdlog::level::debug;
+    case LogLevel::info:
+      return spdlog::level::info;
+    case LogLevel::warning:
+      return spdlog::level::warn;
+    case LogLevel::error:
+      return spdlog::level::err;
   }
   return spdlog::level::info;
 }
@@ -73,7 +77,9 @@ void log_line(LogLevel level, std::string_view text) {
   if (!s.logger.should_log(spd_level)) return;
   const std::lock_guard lock(s.mutex);
   if (s.before) s.before();
-  const char* mark = level == LogLevel::warning ? "warning: " : level == LogLevel::error ? "error: " : "";
+  const char* mark = level == LogLevel::warning ? "warning: "
+                     : level == LogLevel::error ? "error: "
+                                                : "";
   s.logger.log(spd_level, "{}{}", mark, text);
   if (s.after) s.after();
 }

@@ -36,8 +36,8 @@ void log_error(fmt::format_string<Args...> format, Args&&... args) {
   log_line(LogLevel::error, fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// Called before a line is written to the terminal and after it: the progress bar clears and redraws
-/// itself there. Pass empty functions to remove.
+/// Called before a line is written to the terminal and after it: the progress bar clears and
+/// redraws itself there. Pass empty functions to remove.
 void set_log_interlude(void (*before)(), void (*after)());
 
 }  // namespace neox

@@ -6,9 +6,9 @@
 namespace neox {
 namespace {
 
-// With one K/V head per query head, the projection is GPT-NeoX's fused query_key_value, rows grouped per
-// head as [q, k, v]. Grouped-query models keep three tensors, adjacent in memory, so that any
-// split by heads is a plain slice of each.
+// With one K/V head per query head, the projection is GPT-NeoX's fused query_key_value, rows
+// grouped per head as [q, k, v]. Grouped-query models keep three tensors, adjacent in memory, so
+// that any split by heads is a plain slice of each.
 bool fused_per_head(const ModelConfig& model) {
   return model.num_kv_heads == model.num_attention_heads;
 }
@@ -34,8 +34,9 @@ RotaryTables::RotaryTables(std::int64_t max_position, std::int64_t rotary_dim, d
   const std::int64_t half = rotary_dim / 2;
   for (std::int64_t p = 0; p < max_position; ++p) {
     for (std::int64_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(p) * std::pow(base, -2.0 * static_cast<double>(i) /
-                                                                       static_cast<double>(rotary_dim));
+      const double angle =
+          static_cast<double>(p) *
+          std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_dim));
       host_cos.tensor.ptr<float>()[p * half + i] = static_cast<float>(std::cos(angle));
       host_sin.tensor.ptr<float>()[p * half + i] = static_cast<float>(std::sin(angle));
     }
@@ -74,10 +75,11 @@ AttentionProblem Attention::problem(const Context& ctx, std::int64_t key_length)
   p.head_dim = head_dim_;
   p.scale = 1.0f / std::sqrt(static_cast<float>(head_dim_));
   if (ctx.training && dropout_ > 0.0) {
-    p.dropout = {static_cast<float>(dropout_),
-                 RngKey::make(ctx.dropout_seed, RngPurpose::attention_dropout,
-                              static_cast<std::uint64_t>(layer_), static_cast<std::uint64_t>(ctx.step)),
-                 ctx.batch.first_sample, 0, heads_};
+    p.dropout = {
+        static_cast<float>(dropout_),
+        RngKey::make(ctx.dropout_seed, RngPurpose::attention_dropout,
+                     static_cast<std::uint64_t>(layer_), static_cast<std::uint64_t>(ctx.step)),
+        ctx.batch.first_sample, 0, heads_};
   }
   return p;
 }
@@ -131,9 +133,8 @@ void Attention::forward_cached(const Context& ctx, const RotaryTables& rotary, C
   ctx.ops.copy_heads(ctx.stream, Heads(qkv, b.seq, at.v, at.head_stride),
                      cached(cache.values, cache.length), b.batch, b.seq, kv_heads_, head_dim_);
   cache.length += b.seq;
-  ctx.ops.attention(ctx.stream, problem(ctx, cache.length),
-                    Heads(qkv, b.seq, at.q, at.head_stride), cached(cache.keys, 0),
-                    cached(cache.values, 0), out, lse);
+  ctx.ops.attention(ctx.stream, problem(ctx, cache.length), Heads(qkv, b.seq, at.q, at.head_stride),
+                    cached(cache.keys, 0), cached(cache.values, 0), out, lse);
   dense_.forward(ctx, out, y);
 }
 
@@ -149,7 +150,8 @@ void Attention::backward(const Context& ctx, const RotaryTables& rotary, ConstTe
   {
     const ArenaScope inner(ctx.scratch);
     const Tensor workspace = ctx.scratch.take(
-        {static_cast<std::int64_t>(ctx.ops.attention_backward_workspace(p, ctx.dtype()))}, DType::u8);
+        {static_cast<std::int64_t>(ctx.ops.attention_backward_workspace(p, ctx.dtype()))},
+        DType::u8);
     const auto heads = [&](ConstTensor t, std::int64_t offset) {
       return ConstHeads(t, b.seq, offset, at.head_stride);
     };

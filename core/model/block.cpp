@@ -82,8 +82,7 @@ void Block::backward(const Context& ctx, const RotaryTables& rotary, Tensor dy, 
   const ArenaScope scope(ctx.scratch);
   const auto drop_a = attention_output_dropout(ctx), drop_m = mlp_output_dropout(ctx);
   const Tensor du = ctx.scratch.take(dy.shape, ctx.dtype());
-  const Tensor masked =
-      hidden_dropout_ > 0.0 ? ctx.scratch.take(dy.shape, ctx.dtype()) : Tensor{};
+  const Tensor masked = hidden_dropout_ > 0.0 ? ctx.scratch.take(dy.shape, ctx.dtype()) : Tensor{};
   mlp_.backward(ctx, through_dropout(ctx, drop_m, dy, masked), saved.mlp, du, false);
   if (residual_ == Residual::parallel_tied) {
     attention_.backward(ctx, rotary, through_dropout(ctx, drop_a, dy, masked), saved.attention, du,

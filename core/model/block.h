@@ -7,7 +7,8 @@
 
 namespace neox {
 
-/// With A, M the sub-layers including their output bias, d hidden dropout (neox config keys in brackets):
+/// With A, M the sub-layers including their output bias, d hidden dropout (neox config keys in
+/// brackets):
 ///   sequential:                        x1 = x + d(A(ln1 x)); y = x1 + d(M(ln2 x1))
 ///   parallel [gpt_j_residual]:         y = x + d(A(ln1 x)) + d(M(ln2 x))
 ///   parallel, one norm [gpt_j_tied]:   u = ln1 x; y = x + d(A u) + d(M u)

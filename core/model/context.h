@@ -1,6 +1,6 @@
 #pragma once
-// What a layer needs besides its weights: where to compute, where to put things, and which micro-batch
-// this is.
+// What a layer needs besides its weights: where to compute, where to put things, and which
+// micro-batch this is.
 
 #include <cstdint>
 
@@ -19,7 +19,7 @@ struct MicroBatchView {
   ConstTensor ids;                ///< i32 [batch*seq]
   ConstTensor positions;          ///< i32 [batch*seq]
   ConstTensor labels;             ///< i32 [batch*seq]; empty without a loss
-  ConstTensor weights;            ///< f32 [batch*seq]: weight of each token's loss; empty without a loss
+  ConstTensor weights;  ///< f32 [batch*seq]: weight of each token's loss; empty without a loss
   std::int64_t rows() const { return batch * seq; }
 };
 
@@ -30,8 +30,9 @@ struct Context {
   Arena& keep;     ///< what backward needs
   Arena& scratch;  ///< temporaries: taken and released inside one call
   const MicroBatchView& batch;
-  bool training = false;    ///< dropout on
-  bool accumulate = false;  ///< backward adds to the parameters' gradients instead of overwriting them
+  bool training = false;  ///< dropout on
+  bool accumulate =
+      false;  ///< backward adds to the parameters' gradients instead of overwriting them
   std::uint64_t dropout_seed = 0;
   std::int64_t step = 0;
 
@@ -42,7 +43,10 @@ struct Context {
     return {static_cast<float>(p),
             RngKey::make(dropout_seed, purpose, static_cast<std::uint64_t>(layer),
                          static_cast<std::uint64_t>(step)),
-            batch.first_sample, batch.seq, 0, batch.seq};
+            batch.first_sample,
+            batch.seq,
+            0,
+            batch.seq};
   }
 };
 

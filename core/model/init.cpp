@@ -36,13 +36,19 @@ double init_std(InitMethod method, const ModelConfig& model, const Shape& global
   const auto layers = static_cast<double>(model.num_layers);
   const auto hidden = static_cast<double>(model.hidden_size);
   switch (method) {
-    case InitMethod::normal: return model.init_method_std;
-    case InitMethod::scaled_normal: return model.init_method_std / std::sqrt(2.0 * layers);
-    case InitMethod::single_residual_scaled_normal: return model.init_method_std / std::sqrt(layers);
-    case InitMethod::small_init: return std::sqrt(2.0 / (5.0 * hidden));
-    case InitMethod::wang_init: return 2.0 / (layers * std::sqrt(hidden));
+    case InitMethod::normal:
+      return model.init_method_std;
+    case InitMethod::scaled_normal:
+      return model.init_method_std / std::sqrt(2.0 * layers);
+    case InitMethod::single_residual_scaled_normal:
+      return model.init_method_std / std::sqrt(layers);
+    case InitMethod::small_init:
+      return std::sqrt(2.0 / (5.0 * hidden));
+    case InitMethod::wang_init:
+      return 2.0 / (layers * std::sqrt(hidden));
     case InitMethod::xavier_uniform:
-    case InitMethod::xavier_normal: return std::sqrt(2.0 / static_cast<double>(global[0] + global[1]));
+    case InitMethod::xavier_normal:
+      return std::sqrt(2.0 / static_cast<double>(global[0] + global[1]));
   }
   fail("internal error: unknown initialisation rule");
 }

@@ -58,8 +58,8 @@ Linear::Linear(ParameterStore& store, const std::vector<Part>& parts, std::int64
   std::vector<ParameterSpec> weights, biases;
   for (const Part& part : parts) {
     const Shape shape{part.rows, in};
-    weights.push_back({part.name + ".weight", shape, Slice::whole(shape),
-                       {InitRule::Kind::random, init}, true});
+    weights.push_back(
+        {part.name + ".weight", shape, Slice::whole(shape), {InitRule::Kind::random, init}, true});
     biases.push_back(vector_spec(part.name + ".bias", part.rows, InitRule::Kind::zeros));
     out_ += part.rows;
   }
@@ -92,7 +92,8 @@ namespace {
 
 std::vector<Linear::Part> mlp_input_parts(const std::string& name, const ModelConfig& model) {
   if (!model.gated) return {{name + ".dense_h_to_4h", model.intermediate_size}};
-  return {{name + ".gate_proj", model.intermediate_size}, {name + ".up_proj", model.intermediate_size}};
+  return {{name + ".gate_proj", model.intermediate_size},
+          {name + ".up_proj", model.intermediate_size}};
 }
 
 }  // namespace
@@ -123,8 +124,7 @@ void Mlp::backward(const Context& ctx, ConstTensor dy, const Saved& saved, Tenso
                    bool accumulate_du) const {
   const ArenaScope scope(ctx.scratch);
   const Tensor dhidden = ctx.scratch.take(saved.hidden.shape, ctx.dtype());
-  const Tensor dactivated =
-      gated_ ? ctx.scratch.take(saved.activated.shape, ctx.dtype()) : dhidden;
+  const Tensor dactivated = gated_ ? ctx.scratch.take(saved.activated.shape, ctx.dtype()) : dhidden;
   out_.backward(ctx, dy, saved.activated, dactivated, false);
   if (gated_) {
     ctx.ops.gated_activation_backward(ctx.stream, activation_, saved.hidden, dactivated, dhidden);

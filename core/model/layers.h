@@ -1,7 +1,8 @@
 #pragma once
-// The layers of a transformer: explicit forward and backward. Forward fills `Saved`, the tensors that
-// backward needs (in Context::keep); backward consumes it, writes or adds the parameters' gradients,
-// and computes the input's gradient. Activations are [rows, width] with rows = batch * seq.
+// The layers of a transformer: explicit forward and backward. Forward fills `Saved`, the tensors
+// that backward needs (in Context::keep); backward consumes it, writes or adds the parameters'
+// gradients, and computes the input's gradient. Activations are [rows, width] with rows = batch *
+// seq.
 
 #include <string>
 
@@ -40,7 +41,8 @@ class Linear {
          InitMethod init);
   std::int64_t out() const { return out_; }
   void forward(const Context& ctx, ConstTensor x, Tensor y) const;
-  /// `x` as in forward. dx is overwritten, or added to with `accumulate_dx`; empty dx: not computed.
+  /// `x` as in forward. dx is overwritten, or added to with `accumulate_dx`; empty dx: not
+  /// computed.
   void backward(const Context& ctx, ConstTensor dy, ConstTensor x, Tensor dx,
                 bool accumulate_dx) const;
 
@@ -59,7 +61,8 @@ struct RotaryTables {
   OwnedTensor cos, sin;
 };
 
-/// Keys and values of earlier positions, for generation: each [batch, max_length, kv_heads*head_dim].
+/// Keys and values of earlier positions, for generation: each [batch, max_length,
+/// kv_heads*head_dim].
 struct KvCache {
   Tensor keys, values;
   std::int64_t length = 0;  ///< positions filled

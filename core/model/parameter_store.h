@@ -51,8 +51,9 @@ class ParameterStore {
   /// Blocks are opened in forward order.
   void begin_block(std::string name);
   ParameterId add(ParameterSpec spec);
-  /// Adds parameters that lie in memory one behind the other without a gap, so that one product serves
-  /// them all: their fused view is [sum of rows, columns]. Returns the first id; the others follow it.
+  /// Adds parameters that lie in memory one behind the other without a gap, so that one product
+  /// serves them all: their fused view is [sum of rows, columns]. Returns the first id; the others
+  /// follow it.
   ParameterId add_fused(std::vector<ParameterSpec> specs);
 
   /// Allocates. `compute`: dtype of the weights the model computes with; main weights and gradients
@@ -89,14 +90,16 @@ class ParameterStore {
   Device device() const { return device_; }
 
   int block_count() const { return static_cast<int>(blocks_.size()); }
-  const std::string& block_name(int block) const { return blocks_[static_cast<std::size_t>(block)].name; }
+  const std::string& block_name(int block) const {
+    return blocks_[static_cast<std::size_t>(block)].name;
+  }
   /// Flat range of a block. The last block (in forward order) lies first.
   FlatRange block_range(int block) const;
   /// Maximal runs with one decay setting, in flat order; together they cover every parameter.
   std::span<const FlatRange> decay_ranges() const { return decay_ranges_; }
 
-  /// weights = main rounded to the compute dtype (nothing to do in f32). After main was written from
-  /// outside: initialisation, checkpoint, import.
+  /// weights = main rounded to the compute dtype (nothing to do in f32). After main was written
+  /// from outside: initialisation, checkpoint, import.
   void refresh_weights(const Backend& ops, Stream& stream) const;
 
  private:

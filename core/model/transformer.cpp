@@ -9,8 +9,8 @@ Transformer::Transformer(const ModelConfig& model) : model_(model) {
   const std::int64_t vocab = model_.padded_vocab_size(), h = model_.hidden_size;
   const auto table = [&](const std::string& name, std::int64_t rows) {
     const Shape shape{rows, h};
-    return store_.add({name, shape, Slice::whole(shape),
-                       {InitRule::Kind::random, model_.init_method}, true});
+    return store_.add(
+        {name, shape, Slice::whole(shape), {InitRule::Kind::random, model_.init_method}, true});
   };
   store_.begin_block("embedding");
   word_embedding_ = table("embed_in.weight", vocab);
@@ -39,8 +39,9 @@ void Transformer::check() const {
   require(m.num_kv_heads > 0 && m.num_attention_heads % m.num_kv_heads == 0,
           "num_attention_heads ({}) is not a multiple of num_kv_heads ({})", m.num_attention_heads,
           m.num_kv_heads);
-  require(m.vocab_size > 0, "the model's vocabulary size is not known: set model.vocab_size or "
-                            "tokenizer.vocab_file");
+  require(m.vocab_size > 0,
+          "the model's vocabulary size is not known: set model.vocab_size or "
+          "tokenizer.vocab_file");
   require(m.intermediate_size > 0 && m.max_position_embeddings > 0,
           "internal error: the model configuration was not resolved");
   require(!m.gpt_j_tied || m.gpt_j_residual, "gpt_j_tied needs gpt_j_residual = true");
@@ -60,8 +61,8 @@ Context Transformer::context(const Execution& run, const MicroBatchView& batch,
   require(batch.seq <= model_.max_position_embeddings,
           "a sequence of {} tokens exceeds max_position_embeddings = {}", batch.seq,
           model_.max_position_embeddings);
-  return {run.ops,       run.stream,       store_,           run.keep, run.scratch, batch, training,
-          run.accumulate, run.dropout_seed, run.step};
+  return {run.ops, run.stream, store_,         run.keep,         run.scratch,
+          batch,   training,   run.accumulate, run.dropout_seed, run.step};
 }
 
 ConstTensor Transformer::output_weight() const {
@@ -73,14 +74,12 @@ void Transformer::embed(const Context& ctx, Tensor y) const {
   ctx.ops.embedding(ctx.stream, ctx.batch.ids, store_.weight(word_embedding_),
                     learned ? ctx.batch.positions : ConstTensor{},
                     learned ? ConstTensor(store_.weight(position_embedding_)) : ConstTensor{}, y);
-  const Dropout dropout =
-      ctx.dropout(model_.hidden_dropout, RngPurpose::embedding_dropout, 0);
+  const Dropout dropout = ctx.dropout(model_.hidden_dropout, RngPurpose::embedding_dropout, 0);
   if (dropout.p > 0.0f) ctx.ops.dropout(ctx.stream, y, dropout, y);
 }
 
 void Transformer::embed_backward(const Context& ctx, Tensor dy) const {
-  const Dropout dropout =
-      ctx.dropout(model_.hidden_dropout, RngPurpose::embedding_dropout, 0);
+  const Dropout dropout = ctx.dropout(model_.hidden_dropout, RngPurpose::embedding_dropout, 0);
   if (dropout.p > 0.0f) ctx.ops.dropout(ctx.stream, dy, dropout, dy);
   const Tensor dwords = store_.grad(word_embedding_);
   // With tied weights the output layer has written this gradient already.
@@ -138,8 +137,8 @@ void Transformer::forward_backward(const Execution& run, const MicroBatchView& b
     const Tensor y = run.keep.take(shape, ctx.dtype());
     if (run.recompute_blocks) {
       const ArenaScope drop(run.recompute);
-      const Context dropped{run.ops,  run.stream, store_, run.recompute, run.scratch, batch,
-                            true,     run.accumulate, run.dropout_seed, run.step};
+      const Context dropped{run.ops, run.stream, store_,         run.recompute,    run.scratch,
+                            batch,   true,       run.accumulate, run.dropout_seed, run.step};
       blocks_[i].forward(dropped, rotary_, x, y, saved_[i]);
     } else {
       blocks_[i].forward(ctx, rotary_, x, y, saved_[i]);
@@ -154,8 +153,8 @@ void Transformer::forward_backward(const Execution& run, const MicroBatchView& b
   for (std::size_t i = blocks_.size(); i-- > 0;) {
     if (run.recompute_blocks) {
       const ArenaScope drop(run.recompute), output(run.scratch);
-      const Context again{run.ops, run.stream, store_, run.recompute, run.scratch, batch,
-                          true,    run.accumulate, run.dropout_seed, run.step};
+      const Context again{run.ops, run.stream, store_,         run.recompute,    run.scratch,
+                          batch,   true,       run.accumulate, run.dropout_seed, run.step};
       blocks_[i].forward(again, rotary_, inputs_[i], run.scratch.take(shape, ctx.dtype()),
                          saved_[i]);
       blocks_[i].backward(again, rotary_, gradient, saved_[i], gradient);

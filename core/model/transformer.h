@@ -17,14 +17,16 @@ class GradientObserver {
   virtual void block_ready(int block) = 0;
 };
 
-/// Where a model runs and what the current call is. Arenas may be measuring (with a dry-run backend).
+/// Where a model runs and what the current call is. Arenas may be measuring (with a dry-run
+/// backend).
 struct Execution {
   const Backend& ops;
   Stream& stream;
   Arena& keep;       ///< activations that wait for backward
   Arena& recompute;  ///< activations of one block that is being recomputed
   Arena& scratch;    ///< temporaries
-  bool recompute_blocks = false;  ///< keep only each block's input; run its forward again in backward
+  bool recompute_blocks =
+      false;  ///< keep only each block's input; run its forward again in backward
   std::int64_t loss_chunk = 1024;  ///< tokens whose logits are in memory at once
   bool accumulate = false;
   std::uint64_t dropout_seed = 0;
@@ -45,26 +47,26 @@ class Transformer {
   ParameterStore& parameters() { return store_; }
   const ParameterStore& parameters() const { return store_; }
 
-  /// Forward and backward of one micro-batch. losses f32 [rows]: cross-entropy of each token. Gradients
-  /// of sum(weights * losses) are written (or added, Execution::accumulate).
+  /// Forward and backward of one micro-batch. losses f32 [rows]: cross-entropy of each token.
+  /// Gradients of sum(weights * losses) are written (or added, Execution::accumulate).
   void forward_backward(const Execution& run, const MicroBatchView& batch, Tensor losses,
                         GradientObserver* observer);
 
   /// Forward only, no dropout.
   void evaluate(const Execution& run, const MicroBatchView& batch, Tensor losses);
 
-  /// All logits f32 [rows, padded vocabulary], no dropout; `residuals`, if given, receives the residual
-  /// stream after each block [layers][rows, h] (for tests and tools).
+  /// All logits f32 [rows, padded vocabulary], no dropout; `residuals`, if given, receives the
+  /// residual stream after each block [layers][rows, h] (for tests and tools).
   void logits(const Execution& run, const MicroBatchView& batch, Tensor out,
               std::vector<Tensor>* residuals = nullptr);
 
-  /// Logits f32 [batch, padded vocabulary] of the last position of each sequence; the new positions are
-  /// appended to `caches` (one per block).
+  /// Logits f32 [batch, padded vocabulary] of the last position of each sequence; the new positions
+  /// are appended to `caches` (one per block).
   void next_token_logits(const Execution& run, const MicroBatchView& batch,
                          std::vector<KvCache>& caches, Tensor out);
 
-  /// FLOPs of one training token (forward and backward): 6 N + 12 L h s, with N all parameters but the
-  /// embedding tables, plus the output layer; attention counted in full, not causally halved.
+  /// FLOPs of one training token (forward and backward): 6 N + 12 L h s, with N all parameters but
+  /// the embedding tables, plus the output layer; attention counted in full, not causally halved.
   double flops_per_token(std::int64_t seq) const;
 
  private:
