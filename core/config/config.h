@@ -1,7 +1,14 @@
 #pragma once
+<<<<<<< HEAD
 // The effective configuration of a run: plain data. Names, units, defaults and documentation of
 // every field are declared once, in options.cpp; a field's INI key is its section and its name
 // here.
+=======
+// The effective configuration of a run: plain data. A field's INI key is its section and its name here,
+// its default the initialiser here; documentation, units, ranges, choices and deprecated names are
+// declared once, in options_*.cpp. 0, -1 or empty "means" another value where the comment says so:
+// resolve() (resolve.h) fills it in.
+>>>>>>> config
 
 #include <cstdint>
 #include <string>
@@ -48,6 +55,8 @@ struct ModelConfig {
   std::int64_t rotary_dim() const;
   /// vocab_size rounded up to make_vocab_size_divisible_by; does not depend on the layout.
   std::int64_t padded_vocab_size() const;
+
+  friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 };
 
 /// [parallel]
@@ -56,11 +65,15 @@ struct ParallelConfig {
   std::int64_t model_parallel_size = 1;
   double gradient_bucket_mb = 4.0;  // MiB reduced per message
   bool checkpoint_activations = false;
+
+  friend bool operator==(const ParallelConfig&, const ParallelConfig&) = default;
 };
 
 /// [precision]
 struct PrecisionConfig {
   DType precision = DType::f32;  // compute dtype; main weights and gradients are always f32
+
+  friend bool operator==(const PrecisionConfig&, const PrecisionConfig&) = default;
 };
 
 /// [batch]
@@ -68,16 +81,20 @@ struct BatchConfig {
   std::int64_t train_batch_size = 0;
   std::int64_t train_micro_batch_size_per_gpu = 0;
   std::int64_t gradient_accumulation_steps = 0;
+
+  friend bool operator==(const BatchConfig&, const BatchConfig&) = default;
 };
 
 /// [optimizer]
 struct OptimizerConfig {
-  std::string type = "adam";
+  std::string type = "adam";  // decoupled weight decay (AdamW)
   double lr = 1e-3;
   std::vector<double> betas = {0.9, 0.999};
   double eps = 1e-8;
   double weight_decay = 0.1;
   double gradient_clipping = 1.0;
+
+  friend bool operator==(const OptimizerConfig&, const OptimizerConfig&) = default;
 };
 
 /// [schedule]
@@ -88,6 +105,8 @@ struct ScheduleConfig {
   double min_lr = 0.0;
   double warmup = 0.01;             // fraction of the decay length
   double wsd_decay_fraction = 0.2;  // wsd: share of the run that cools down
+
+  friend bool operator==(const ScheduleConfig&, const ScheduleConfig&) = default;
 };
 
 /// [train]
@@ -102,6 +121,8 @@ struct TrainConfig {
   std::int64_t seed_dropout = -1;
   bool deterministic = true;
   std::int64_t cross_entropy_chunk = 1024;  // tokens whose logits are in memory at once
+
+  friend bool operator==(const TrainConfig&, const TrainConfig&) = default;
 };
 
 /// [data]
@@ -116,6 +137,8 @@ struct DataConfig {
   bool mmap_warmup = false;
   std::string index_cache_dir;  // empty: beside the data
   std::int64_t prefetch = 4;    // steps read ahead
+
+  friend bool operator==(const DataConfig&, const DataConfig&) = default;
 };
 
 /// [tokenizer]
@@ -123,6 +146,8 @@ struct TokenizerConfig {
   std::string tokenizer_type = "HFTokenizer";  // HFTokenizer GPT2BPETokenizer CharLevelTokenizer
   std::string vocab_file;
   std::string merge_file;
+
+  friend bool operator==(const TokenizerConfig&, const TokenizerConfig&) = default;
 };
 
 /// [checkpoint]
@@ -136,7 +161,13 @@ struct CheckpointConfig {
   std::int64_t keep_last_n_checkpoints = 0;  // 0: all
   bool finetune = false;                     // weights only, step 0
   bool no_load_optim = false;
+<<<<<<< HEAD
   std::string io = "direct";  // direct hdf5
+=======
+  std::string io = "direct";      // direct hdf5
+
+  friend bool operator==(const CheckpointConfig&, const CheckpointConfig&) = default;
+>>>>>>> config
 };
 
 /// [logging]
@@ -147,6 +178,8 @@ struct LoggingConfig {
   double peak_theoretical_tflops = 0;  // per rank; 0: no MFU
   bool progress = true;
   bool verbose = false;
+
+  friend bool operator==(const LoggingConfig&, const LoggingConfig&) = default;
 };
 
 /// [generate]
@@ -162,6 +195,8 @@ struct GenerateConfig {
   bool interactive = false;
   bool recompute = false;  // no KV cache
   std::string prompt_end = "\n";
+
+  friend bool operator==(const GenerateConfig&, const GenerateConfig&) = default;
 };
 
 struct Config {
@@ -177,6 +212,8 @@ struct Config {
   CheckpointConfig checkpoint;
   LoggingConfig logging;
   GenerateConfig generate;
+
+  friend bool operator==(const Config&, const Config&) = default;
 };
 
 }  // namespace neox
