@@ -69,10 +69,11 @@ void Generator::check_prompt(std::span<const std::int32_t> prompt) const {
           "the prompt has {} tokens, but the model's context is {}; shorten the prompt",
           prompt.size(), max_length_);
   for (const std::int32_t id : prompt) {
-    require(id >= 0 && id < model_.config().vocab_size,
-            "the prompt holds the token {}, but the model's vocabulary is {}: the tokenizer is not the "
-            "one the model was trained with",
-            id, model_.config().vocab_size);
+    require(
+        id >= 0 && id < model_.config().vocab_size,
+        "the prompt holds the token {}, but the model's vocabulary is {}: the tokenizer is not the "
+        "one the model was trained with",
+        id, model_.config().vocab_size);
   }
 }
 

@@ -16,8 +16,8 @@ struct GenerationOptions {
   std::int64_t maximum_tokens = 64;
   std::int32_t stop_token = -1;  ///< ends the text and is not part of it; -1: none
   std::uint64_t seed = 0;
-  std::uint64_t stream = 0;      ///< another number, another sample
-  bool recompute = false;        ///< no KV cache: the whole sequence again for every token
+  std::uint64_t stream = 0;  ///< another number, another sample
+  bool recompute = false;    ///< no KV cache: the whole sequence again for every token
 };
 
 enum class GenerationEnd : std::uint8_t { stop_token, maximum_tokens, context_full, caller };

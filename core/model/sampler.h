@@ -8,9 +8,9 @@
 
 namespace neox {
 
-/// GPT-NeoX's keys and rules: all three 0 is greedy (smallest id of equal maxima). Otherwise logits are
-/// divided by temperature when it is > 0; then only the top_k largest stay (equals of the k-th too);
-/// then, sorted by probability, a token is dropped when those before it already exceed top_p.
+/// GPT-NeoX's keys and rules: all three 0 is greedy (smallest id of equal maxima). Otherwise logits
+/// are divided by temperature when it is > 0; then only the top_k largest stay (equals of the k-th
+/// too); then, sorted by probability, a token is dropped when those before it already exceed top_p.
 struct SamplingOptions {
   double temperature = 0.0;
   std::int64_t top_k = 0;
@@ -20,8 +20,10 @@ struct SamplingOptions {
 /// Chooses the next token. Keeps its buffers, so that a generation allocates once.
 class Sampler {
  public:
-  /// `uniform` in [0, 1) decides among what the options leave. Throws Error when no logit is finite.
-  std::int32_t choose(std::span<const float> logits, const SamplingOptions& options, double uniform);
+  /// `uniform` in [0, 1) decides among what the options leave. Throws Error when no logit is
+  /// finite.
+  std::int32_t choose(std::span<const float> logits, const SamplingOptions& options,
+                      double uniform);
 
  private:
   std::vector<std::int32_t> order_;

@@ -80,7 +80,7 @@ void Trainer::check_agreement() const {
 void Trainer::start() {
   const CheckpointConfig& c = config_.checkpoint;
   if (c.iteration < 0 && !c.save.empty() && resume_from(c.save, LoadScope::everything)) return;
-  const LoadScope scope = c.finetune       ? LoadScope::weights_only
+  const LoadScope scope = c.finetune        ? LoadScope::weights_only
                           : c.no_load_optim ? LoadScope::without_optimizer
                                             : LoadScope::everything;
   const std::string& source = c.load.empty() ? c.save : c.load;
@@ -122,9 +122,10 @@ void Trainer::print_summary() const {
   log_info("memory on each rank:\n{}", runner_->memory_plan().table());
   log_info("data:\n{}", describe(data_));
   if (!ops_->fast(store.compute_dtype())) {
-    log_warning("this CPU has no instructions for {} products: they run in f32, slower; consider "
-                "precision.precision = fp32",
-                name_of(store.compute_dtype()));
+    log_warning(
+        "this CPU has no instructions for {} products: they run in f32, slower; consider "
+        "precision.precision = fp32",
+        name_of(store.compute_dtype()));
   }
 }
 
@@ -159,10 +160,11 @@ void Trainer::check_step(const StepResult& result) {
   ++skipped_steps_;
   log_warning("step {}: loss {}, gradient norm {}: weights were not changed", progress_.step,
               result.loss, result.grad_norm);
-  require(skipped_steps_ < kMaxSkippedSteps,
-          "the gradient was not finite in {} steps in a row (loss {}); lower optimizer.lr (now {}), "
-          "raise schedule.warmup or resume from an earlier checkpoint (checkpoint.iteration)",
-          skipped_steps_, result.loss, config_.optimizer.lr);
+  require(
+      skipped_steps_ < kMaxSkippedSteps,
+      "the gradient was not finite in {} steps in a row (loss {}); lower optimizer.lr (now {}), "
+      "raise schedule.warmup or resume from an earlier checkpoint (checkpoint.iteration)",
+      skipped_steps_, result.loss, config_.optimizer.lr);
 }
 
 double Trainer::evaluate() {
@@ -180,8 +182,7 @@ double Trainer::evaluate() {
 
 void Trainer::save() {
   if (config_.checkpoint.save.empty() || last_saved_step_ == progress_.step) return;
-  const SaveReport report =
-      save_run(group_, model_, *optimizer_, config_, config_text_, progress_);
+  const SaveReport report = save_run(group_, model_, *optimizer_, config_, config_text_, progress_);
   last_saved_step_ = progress_.step;
   log_info("saved {} ({} in {:.2f} s, {:.2f} GB/s)", report.path,
            format_bytes(static_cast<std::uint64_t>(report.bytes)), report.seconds(),

@@ -19,17 +19,18 @@ namespace neox {
 
 /// Why run() returned.
 enum class StopReason : std::uint8_t {
-  finished,       ///< train_iters reached
-  signal,         ///< SIGTERM or SIGUSR1: state saved
-  exit_interval   ///< exit_interval steps done: state saved
+  finished,      ///< train_iters reached
+  signal,        ///< SIGTERM or SIGUSR1: state saved
+  exit_interval  ///< exit_interval steps done: state saved
 };
 
 class Trainer {
  public:
-  /// `config` is resolved for group.size() ranks, with the vocabulary size known; `config_text` is what
-  /// checkpoints keep. Opens data, builds the model, and initialises it or resumes:
+  /// `config` is resolved for group.size() ranks, with the vocabulary size known; `config_text` is
+  /// what checkpoints keep. Opens data, builds the model, and initialises it or resumes:
   ///  - the run's own directory (checkpoint.save) holds checkpoints: continue there;
-  ///  - otherwise checkpoint.load: continue from it (or take its weights, finetune); an Error when it
+  ///  - otherwise checkpoint.load: continue from it (or take its weights, finetune); an Error when
+  ///  it
   ///    holds none;
   ///  - otherwise start at step 0.
   /// Collective; throws Error.
@@ -43,7 +44,7 @@ class Trainer {
 
  private:
   struct StepResult {
-    double loss = 0.0;        // mean over the global batch's unmasked tokens
+    double loss = 0.0;  // mean over the global batch's unmasked tokens
     double grad_norm = 0.0;
     std::int64_t tokens = 0;  // unmasked, of the global batch
     bool stop_requested = false;

@@ -83,7 +83,8 @@ std::vector<float> TestModel::logits(std::vector<std::vector<float>>* residuals)
   std::vector<Tensor> views;
   if (residuals != nullptr) {
     for (std::int64_t i = 0; i < model.config().num_layers; ++i) {
-      owned.emplace_back(Shape{rows, model.config().hidden_size}, model.parameters().compute_dtype());
+      owned.emplace_back(Shape{rows, model.config().hidden_size},
+                         model.parameters().compute_dtype());
       views.push_back(owned.back());
     }
   }

@@ -89,8 +89,8 @@ class Parity : public ::testing::TestWithParam<const char*> {
     const ParameterStore& store = test.model.parameters();
     double worst = 0;
     for (ParameterId id = 0; id < store.size(); ++id) {
-      const double error = relative_error(values((store.*member)(id).local),
-                                          expected(group, store.spec(id)));
+      const double error =
+          relative_error(values((store.*member)(id).local), expected(group, store.spec(id)));
       EXPECT_LE(error, tolerance) << group << " " << store.spec(id).name;
       worst = std::max(worst, error);
     }
@@ -102,8 +102,7 @@ class Parity : public ::testing::TestWithParam<const char*> {
     const ParameterStore& store = test.model.parameters();
     double worst = 0;
     for (ParameterId id = 0; id < store.size(); ++id) {
-      const double error =
-          relative_error(values(store.grad(id)), expected(group, store.spec(id)));
+      const double error = relative_error(values(store.grad(id)), expected(group, store.spec(id)));
       EXPECT_LE(error, tolerance) << group << " " << store.spec(id).name;
       worst = std::max(worst, error);
     }

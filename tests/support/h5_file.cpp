@@ -6,7 +6,8 @@
 
 namespace neox::testing {
 
-H5File::H5File(const std::string& path) : file_(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT)) {
+H5File::H5File(const std::string& path)
+    : file_(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT)) {
   require(file_ >= 0, "cannot open the fixture {}", path);
 }
 
