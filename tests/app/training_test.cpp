@@ -123,7 +123,7 @@ TEST_F(Training, SigtermSavesAndResumes) {
   const auto stopped =
       workspace_.run_ok(train(2, "--train.train_iters 100000") +
                             " & pid=$!; while [ ! -e run/step0000000010.h5 ]; do sleep 0.05; done; "
-                            "kill -TERM $pid; wait $pid",
+                            "pkill -TERM -P $pid; wait $pid",
                         "a");
   EXPECT_NE(stopped.err.find("stop signal received"), std::string::npos) << stopped.err;
   std::int64_t newest = 0;
