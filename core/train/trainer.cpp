@@ -129,7 +129,8 @@ void Trainer::print_summary() const {
   }
 }
 
-Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr) {
+Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr,
+                                        const StopSignals& signals) {
   std::int64_t tokens = batch.loss_tokens;
   group_.host_all_reduce(std::span(&tokens, 1), ReduceOp::sum);
   // A batch that is masked as a whole has no loss and no gradient.
@@ -144,7 +145,7 @@ Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr) {
   reducer_->finish();
   StepResult result;
   result.grad_norm = optimizer_->step(lr);
-  std::array<double, 2> sums = {loss_sum, stop_signal() != 0 ? 1.0 : 0.0};
+  std::array<double, 2> sums = {loss_sum, signals.received() != 0 ? 1.0 : 0.0};
   group_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
   result.loss = sums[0] * scale;
   result.stop_requested = sums[1] > 0.0;
@@ -168,6 +169,7 @@ void Trainer::check_step(const StepResult& result) {
 }
 
 double Trainer::evaluate() {
+  log_->activity("validating");
   const std::int64_t steps = config_.train.eval_iters;
   BatchLoader loader(*data_.valid, loader_options(config_, group_, steps), 0);
   std::array<double, 2> sums = {0.0, 0.0};
@@ -177,12 +179,14 @@ double Trainer::evaluate() {
     sums[1] += static_cast<double>(batch.loss_tokens);
   }
   group_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
+  log_->activity("");
   return sums[1] > 0.0 ? sums[0] / sums[1] : 0.0;
 }
 
 void Trainer::save() {
   if (config_.checkpoint.save.empty() || last_saved_step_ == progress_.step) return;
   const SaveReport report = save_run(group_, model_, *optimizer_, config_, config_text_, progress_);
+  log_->activity("");
   last_saved_step_ = progress_.step;
   log_info("saved {} ({} in {:.2f} s, {:.2f} GB/s)", report.path,
            format_bytes(static_cast<std::uint64_t>(report.bytes)), report.seconds(),
@@ -192,7 +196,7 @@ void Trainer::save() {
 StopReason Trainer::run() {
   const std::int64_t last = config_.train.train_iters;
   const LrSchedule schedule(config_.schedule, config_.optimizer.lr, last);
-  const SignalGuard signals;
+  const StopSignals signals;
   if (progress_.step == 0) {
     if (data_.valid) log_->validation(0, evaluate());
     if (checkpoint_due(config_.checkpoint, 0)) save();
@@ -207,8 +211,8 @@ StopReason Trainer::run() {
     const auto begin = std::chrono::steady_clock::now();
     const StepBatch& batch = loader.next();
     const double waited = seconds_since(begin);
-    const double lr = schedule.lr(progress_.step);
-    const StepResult result = train_step(batch, lr);
+    const double lr = schedule.at(progress_.step);
+    const StepResult result = train_step(batch, lr, signals);
     ++progress_.step;
     progress_.consumed_samples += config_.batch.train_batch_size;
     progress_.consumed_tokens += config_.batch.train_batch_size * config_.model.seq_length;

@@ -13,6 +13,7 @@
 #include "core/train/data_source.h"
 #include "core/train/model_runner.h"
 #include "core/train/run_state.h"
+#include "core/train/signals.h"
 #include "core/train/training_log.h"
 
 namespace neox {
@@ -54,7 +55,7 @@ class Trainer {
   void start();
   bool resume_from(const std::string& directory, LoadScope scope);
   void print_summary() const;
-  StepResult train_step(const StepBatch& batch, double lr);
+  StepResult train_step(const StepBatch& batch, double lr, const StopSignals& signals);
   void check_step(const StepResult& result);
   double evaluate();
   void save();

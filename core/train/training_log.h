@@ -3,14 +3,15 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "comm/communicator.h"
 #include "core/config/config.h"
 
 namespace neox {
 
-/// One optimizer step as it is reported.
-struct StepReport {
+/// One optimizer step as it was measured.
+struct StepMeasurement {
   std::int64_t step = 0;  ///< steps done
   double loss = 0.0, grad_norm = 0.0, lr = 0.0;
   double seconds = 0.0;       ///< wall time of the step
@@ -27,8 +28,10 @@ class TrainingLog {
               double flops_per_token);
   ~TrainingLog();
 
-  void step(const StepReport& report);
+  void step(const StepMeasurement& measured);
   void validation(std::int64_t step, double loss);
+  /// What the run does between steps ("validating", "saving"); empty: training again.
+  void activity(const std::string& what);
 
  private:
   struct State;
