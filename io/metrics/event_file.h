@@ -4,7 +4,6 @@
 // protobuf messages (io/metrics/tensorboard_event.proto).
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>

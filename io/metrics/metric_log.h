@@ -22,7 +22,7 @@ class MetricSink {
   virtual const std::string& where() const = 0;
   /// One record of values that belong to optimizer step `step`; on disk when it returns.
   virtual void scalars(std::int64_t step, std::span<const Metric> values) = 0;
-  /// A text of the run, such as its configuration. Sinks without texts ignore it.
+  /// A text of the run (Markdown), such as its configuration. Sinks without texts ignore it.
   virtual void text(std::int64_t /*step*/, std::string_view /*name*/, std::string_view /*text*/) {}
 };
 
@@ -39,10 +39,15 @@ std::unique_ptr<MetricSink> make_jsonl_sink(const std::string& path, std::int64_
 std::unique_ptr<MetricSink> make_tensorboard_sink(const std::string& directory,
                                                   std::int64_t resumed_step);
 
-/// Hands each record to several sinks. Never throws after add(): a sink that fails (disk full) is
-/// warned about once, tried again with every record, and reported when it works again.
+/// Hands each record to several sinks. Recording never throws: a sink that fails (disk full) is
+/// warned about once and tried again with every record; the records lost are counted at the end.
 class MetricLog {
  public:
+  MetricLog() = default;
+  ~MetricLog();
+  MetricLog(const MetricLog&) = delete;
+  MetricLog& operator=(const MetricLog&) = delete;
+
   void add(std::unique_ptr<MetricSink> sink);
   void scalars(std::int64_t step, std::span<const Metric> values) noexcept;
   void text(std::int64_t step, std::string_view name, std::string_view text) noexcept;
@@ -51,7 +56,7 @@ class MetricLog {
  private:
   struct Entry {
     std::unique_ptr<MetricSink> sink;
-    std::int64_t lost = 0;  // records since it began to fail
+    std::int64_t lost = 0;  // records
   };
   template <class F>
   void for_each_sink(F&& write) noexcept;
