@@ -31,7 +31,8 @@ RunData open_run_data(const Config& config) {
   }
   require(!d.train_data_paths.empty(),
           "no training data: set data.data_path, or data.train_data_paths");
-  const auto blend = [&](const std::vector<std::string>& paths, const std::vector<double>& weights) {
+  const auto blend = [&](const std::vector<std::string>& paths,
+                         const std::vector<double>& weights) {
     BlendSpec spec;
     spec.paths = paths;
     spec.weights = weights;

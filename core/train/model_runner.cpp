@@ -19,10 +19,10 @@ ConstTensor host_view(const std::vector<T>& values) {
 
 std::string MemoryPlan::table() const {
   const std::pair<const char*, std::size_t> lines[] = {
-      {"weights", weights},         {"main weights (f32)", main_weights},
+      {"weights", weights},           {"main weights (f32)", main_weights},
       {"gradients (f32)", gradients}, {"optimizer state", optimizer},
-      {"activations", activations}, {"recomputed block", recompute},
-      {"temporaries", scratch},     {"total", total()}};
+      {"activations", activations},   {"recomputed block", recompute},
+      {"temporaries", scratch},       {"total", total()}};
   std::string text;
   for (const auto& [name, bytes] : lines) {
     if (bytes > 0) text += fmt::format("  {:<20} {:>12}\n", name, format_bytes(bytes));
@@ -98,7 +98,12 @@ MicroBatchView ModelRunner::upload(const MicroBatch& batch, double weight_scale)
   copy(stream_, host_view(batch.tokens), ids_);
   copy(stream_, host_view(batch.labels), labels_);
   copy(stream_, host_weights_, weights_);
-  return {options_.micro_batch, options_.seq_length, batch.first_sample, ids_, positions_, labels_,
+  return {options_.micro_batch,
+          options_.seq_length,
+          batch.first_sample,
+          ids_,
+          positions_,
+          labels_,
           weights_};
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-// Runs micro-batches through a model: inputs to the device, arenas measured and allocated once, losses back.
+// Runs micro-batches through a model: inputs to the device, arenas measured and allocated once,
+// losses back.
 
 #include <cstdint>
 #include <span>
@@ -55,7 +56,7 @@ class ModelRunner {
   Stream& stream_;
   RunnerOptions options_;
   Arena keep_, recompute_, scratch_;
-  OwnedTensor ids_, positions_, labels_, weights_, losses_;       // on the device
+  OwnedTensor ids_, positions_, labels_, weights_, losses_;  // on the device
   OwnedTensor host_weights_, host_losses_;
 };
 

@@ -19,20 +19,20 @@ struct Progress {
   std::int64_t consumed_tokens = 0;
 };
 
-/// Writes one checkpoint of the run; collective over `group`, whose ranks hold equal replicas and each
-/// write their share.
+/// Writes one checkpoint of the run; collective over `group`, whose ranks hold equal replicas and
+/// each write their share.
 SaveReport save_run(Communicator& group, const Transformer& model, const Optimizer& optimizer,
                     const Config& config, const std::string& config_text, const Progress& progress);
 
 /// What to take from a checkpoint.
 enum class LoadScope : std::uint8_t {
-  everything,       ///< weights, optimizer, position: continue the run
-  weights_only,     ///< fine-tuning: weights, step 0
+  everything,        ///< weights, optimizer, position: continue the run
+  weights_only,      ///< fine-tuning: weights, step 0
   without_optimizer  ///< weights and position; optimizer state starts at zero
 };
 
-/// Fills the model (and the optimizer, unless null) from an opened checkpoint, under any layout. Throws
-/// Error when the checkpoint is of another architecture, listing the differences.
+/// Fills the model (and the optimizer, unless null) from an opened checkpoint, under any layout.
+/// Throws Error when the checkpoint is of another architecture, listing the differences.
 Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optimizer,
                   LoadScope scope, const Backend& ops, Stream& stream);
 
