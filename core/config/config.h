@@ -1,8 +1,8 @@
 #pragma once
-// The effective configuration of a run: plain data. A field's INI key is its section and its name here,
-// its default the initialiser here; documentation, units, ranges, choices and deprecated names are
-// declared once, in options_*.cpp. 0, -1 or empty "means" another value where the comment says so:
-// resolve() (resolve.h) fills it in.
+// The effective configuration of a run: plain data. A field's INI key is its section and its name
+// here, its default the initialiser here; documentation, units, ranges, choices and deprecated
+// names are declared once, in options_*.cpp. 0, -1 or empty "means" another value where the comment
+// says so: resolve() (resolve.h) fills it in.
 
 #include <cstdint>
 #include <string>
@@ -18,8 +18,8 @@ struct ModelConfig {
   std::int64_t num_layers = 0;
   std::int64_t hidden_size = 0;
   std::int64_t num_attention_heads = 0;
-  std::int64_t num_kv_heads = 0;        // 0: num_attention_heads
-  std::int64_t intermediate_size = 0;   // 0: 4 h (gated: 8/3 h rounded up to 64); the real width
+  std::int64_t num_kv_heads = 0;       // 0: num_attention_heads
+  std::int64_t intermediate_size = 0;  // 0: 4 h (gated: 8/3 h rounded up to 64); the real width
   std::int64_t seq_length = 0;
   std::int64_t max_position_embeddings = 0;  // 0: seq_length
   std::int64_t vocab_size = 0;               // 0: from the tokenizer
@@ -32,7 +32,7 @@ struct ModelConfig {
   double rotary_emb_base = 10000;
   bool no_weight_tying = false;
   Activation activation = Activation::gelu;  // of the gate when gated
-  bool gated = false;                        // set by activation = swiglu, geglu, reglu, glu, bilinear
+  bool gated = false;  // set by activation = swiglu, geglu, reglu, glu, bilinear
   bool gpt_j_residual = false;
   bool gpt_j_tied = false;
   bool use_bias_in_attn_linear = true;
@@ -97,7 +97,7 @@ struct ScheduleConfig {
   std::int64_t lr_decay_iters = 0;        // 0: train_iters
   double lr_decay_fraction = 1.0;         // of train_iters, when lr_decay_iters is 0
   double min_lr = 0.0;
-  double warmup = 0.01;           // fraction of the decay length
+  double warmup = 0.01;             // fraction of the decay length
   double wsd_decay_fraction = 0.2;  // wsd: share of the run that cools down
 
   friend bool operator==(const ScheduleConfig&, const ScheduleConfig&) = default;
@@ -110,7 +110,7 @@ struct TrainConfig {
   std::int64_t eval_iters = 100;
   std::int64_t exit_interval = 0;  // 0: off; saves and leaves every N steps
   std::int64_t seed = 1234;
-  std::int64_t seed_init = -1;     // -1: seed
+  std::int64_t seed_init = -1;  // -1: seed
   std::int64_t seed_data = -1;
   std::int64_t seed_dropout = -1;
   bool deterministic = true;
@@ -147,24 +147,24 @@ struct TokenizerConfig {
 /// [checkpoint]
 struct CheckpointConfig {
   std::string save;
-  std::string load;               // empty: save, when it holds a checkpoint
-  std::int64_t iteration = -1;    // -1: newest that verifies
+  std::string load;             // empty: save, when it holds a checkpoint
+  std::int64_t iteration = -1;  // -1: newest that verifies
   std::string checkpoint_scale = "linear";
-  double checkpoint_factor = 0;   // 0: only extra_save_iters and the end
+  double checkpoint_factor = 0;  // 0: only extra_save_iters and the end
   std::vector<std::int64_t> extra_save_iters;
   std::int64_t keep_last_n_checkpoints = 0;  // 0: all
-  bool finetune = false;          // weights only, step 0
+  bool finetune = false;                     // weights only, step 0
   bool no_load_optim = false;
-  std::string io = "direct";      // direct hdf5
+  std::string io = "direct";  // direct hdf5
 
   friend bool operator==(const CheckpointConfig&, const CheckpointConfig&) = default;
 };
 
 /// [logging]
 struct LoggingConfig {
-  std::string log_dir;          // empty: save, or none
+  std::string log_dir;  // empty: save, or none
   std::int64_t log_interval = 1;
-  std::string tensorboard_dir;  // empty: <log_dir>/tensorboard
+  std::string tensorboard_dir;         // empty: <log_dir>/tensorboard
   double peak_theoretical_tflops = 0;  // per rank; 0: no MFU
   bool progress = true;
   bool verbose = false;
