@@ -94,9 +94,19 @@ std::vector<po::option> take_option(const Program& program, std::vector<std::str
     return {option};
   }
   const bool flag = is_flag(program, option.string_key);
-  const bool takes_next = !rest.empty() && (flag ? general_flag(option.string_key) == nullptr &&
-                                                       is_truth_word(rest.front())
-                                                 : !looks_like_option(program, rest.front()));
+  bool takes_next = false;
+  if (!rest.empty()) {
+    const std::string& next = rest.front();
+    if (general_flag(option.string_key) != nullptr) {
+      takes_next = false;
+    } else if (flag) {
+      takes_next = is_truth_word(next);
+    } else if (is_known(program, option.string_key)) {
+      takes_next = !looks_like_option(program, next);
+    } else {
+      takes_next = !next.starts_with("--");  // so that it is not reported as well
+    }
+  }
   if (takes_next) {
     option.value = {rest.front()};
     rest.erase(rest.begin());

@@ -104,7 +104,7 @@ std::string effective_ini(const Config& config, const Config& given) {
     if (value != value_text(option, given)) {
       comment = "derived";
     } else if (const std::string usual = default_text(option); value != usual) {
-      comment = option.required ? "" : "default: " + (usual.empty() ? "none" : usual);
+      if (!option.required) comment = default_phrase(option);
     }
     text += line_with_comment(fmt::format("{} ={}{}", option.name, value.empty() ? "" : " ", value),
                               comment);

@@ -104,20 +104,18 @@ constexpr const char* kTrainBatch = "batch.train_batch_size";
 constexpr const char* kMicroBatch = "batch.train_micro_batch_size_per_gpu";
 constexpr const char* kAccumulation = "batch.gradient_accumulation_steps";
 
-// " train_batch_size = 32," when whole / divisor is whole, "" otherwise.
-std::string fix(const char* key, std::int64_t whole, std::int64_t divisor) {
-  if (whole % divisor != 0 || whole / divisor < 1) return "";
-  return fmt::format(" {} = {},", key, whole / divisor);
-}
-
-// The ways out of sizes that do not multiply to the batch size.
+// The ways out of three sizes that do not agree.
 std::string batch_fixes(const BatchConfig& b, std::int64_t ranks) {
   const std::int64_t micro = b.train_micro_batch_size_per_gpu;
   const std::int64_t steps = b.gradient_accumulation_steps;
-  std::string fixes = fix(kTrainBatch, micro * steps * ranks, 1) +
-                      fix(kMicroBatch, b.train_batch_size, steps * ranks) +
-                      fix(kAccumulation, b.train_batch_size, micro * ranks);
-  return fmt::format("set{} or leave one of the three out", fixes);
+  std::string fixes = fmt::format("set {} = {}", kTrainBatch, micro * steps * ranks);
+  const auto add = [&](const char* key, std::int64_t divisor) {
+    if (b.train_batch_size % divisor != 0) return;
+    fixes += fmt::format(", or {} = {}", key, b.train_batch_size / divisor);
+  };
+  add(kMicroBatch, steps * ranks);
+  add(kAccumulation, micro * ranks);
+  return fixes + ", or leave one of the three out";
 }
 
 void resolve_batch(BatchConfig& b, std::int64_t ranks, Checker& c) {

@@ -44,6 +44,15 @@ std::string nearest_anywhere(std::string_view name) {
   return "";
 }
 
+// "did you mean [model]?", or which sections there are.
+std::string section_hint(std::string_view section) {
+  std::vector<std::string> names;
+  for (const Section& s : sections()) names.emplace_back(s.name);
+  const std::string nearest = nearest_name(section, names);
+  return nearest.empty() ? fmt::format("sections are {}", fmt::join(names, ", "))
+                         : fmt::format("did you mean [{}]?", nearest);
+}
+
 }  // namespace
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
@@ -89,14 +98,7 @@ bool is_section(std::string_view name) {
 }
 
 std::string unknown_section_text(std::string_view section, const std::string& where) {
-  std::vector<std::string> names;
-  for (const Section& s : sections()) names.emplace_back(s.name);
-  std::string nearest = nearest_name(section, names);
-  if (!nearest.empty()) {
-    return fmt::format("unknown section [{}]{}; did you mean [{}]?", section, where, nearest);
-  }
-  return fmt::format("unknown section [{}]{}; sections are {}", section, where,
-                     fmt::join(names, ", "));
+  return fmt::format("unknown section [{}]{}; {}", section, where, section_hint(section));
 }
 
 std::string unknown_option_text(std::string_view key, const std::string& where) {
@@ -106,8 +108,7 @@ std::string unknown_option_text(std::string_view key, const std::string& where) 
       normalised_key(dot == std::string_view::npos ? key : key.substr(dot + 1));
   const std::string what = fmt::format("unknown option '{}'{}", key, where);
   if (dot != std::string_view::npos && !is_section(section)) {
-    std::string text = unknown_section_text(section, where);
-    return fmt::format("{} (option '{}')", text, key);
+    return fmt::format("{}: there is no section [{}]; {}", what, section, section_hint(section));
   }
   if (const std::string homes = sections_with(name); !homes.empty()) {
     return section.empty() ? fmt::format("{}; '{}' belongs to section {}", what, name, homes)

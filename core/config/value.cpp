@@ -192,7 +192,7 @@ std::string parse_list(const Option& option, std::string_view text, std::vector<
     values.push_back(std::move(value));
   }
   if (option.list_size != 0 && values.size() != option.list_size) {
-    return fmt::format("{} elements; expected {}", values.size(), expected_text(option));
+    return fmt::format("{} given; expected {}", values.size(), expected_text(option));
   }
   out = std::move(values);
   return "";
