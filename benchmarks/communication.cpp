@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <cstring>
 #include <functional>
 #include <thread>
@@ -52,12 +53,16 @@ class BusyThread {
 
 struct Result {
   double best = 1e30, median = 0;
+  double compute_share = 0;  // of the busy thread's speed alone
 };
 
-Result measure(Communicator& world, int repeats, const std::function<void()>& body) {
+Result measure(Communicator& world, const BusyThread* busy, double alone,
+               const std::function<void()>& body) {
   std::vector<double> times;
   body();
-  for (int i = 0; i < repeats; ++i) {
+  const auto all_start = Clock::now();
+  const std::int64_t rounds = busy != nullptr ? busy->rounds() : 0;
+  for (int i = 0; i < 5; ++i) {
     world.barrier();
     const auto start = Clock::now();
     body();
@@ -66,13 +71,21 @@ Result measure(Communicator& world, int repeats, const std::function<void()>& bo
     times.push_back(t);
   }
   std::sort(times.begin(), times.end());
-  return {times.front(), times[times.size() / 2]};
+  Result result{times.front(), times[times.size() / 2], 0};
+  if (busy != nullptr) {
+    result.compute_share =
+        static_cast<double>(busy->rounds() - rounds) / seconds_since(all_start) / alone;
+  }
+  return result;
 }
 
-void report(Communicator& world, const char* name, Result r, double bus_bytes) {
+void report(Communicator& world, const std::string& name, const Result& r, double bus_bytes) {
   if (world.rank() != 0) return;
-  fmt::print("{:<34} best {:.3f} s  median {:.3f} s  bus {:.2f} GB/s\n", name, r.best, r.median,
+  fmt::print("{:<32} best {:.4f} s  median {:.4f} s  bus {:6.2f} GB/s", name, r.best, r.median,
              bus_bytes / r.best / 1e9);
+  if (r.compute_share > 0) fmt::print("  computing at {:.0f} %", 100 * r.compute_share);
+  fmt::print("\n");
+  std::fflush(stdout);
 }
 
 }  // namespace
@@ -101,41 +114,33 @@ int main(int argc, char** argv) {
       std::this_thread::sleep_for(std::chrono::milliseconds(500));
       alone = static_cast<double>(compute->rounds() - before) / seconds_since(start);
     }
-    const auto all_start = Clock::now();
-    const std::int64_t rounds = busy ? compute->rounds() : 0;
+    const auto run = [&](const std::string& name, double bus_bytes, const auto& body) {
+      report(world, name, measure(world, compute.get(), alone, body), bus_bytes);
+    };
     for (const std::int64_t bucket_mib : {1, 4, 25, 500}) {
       const std::int64_t bucket = bucket_mib << 18;
-      const Result r = measure(world, 5, [&] {
-        works.clear();
-        for (std::int64_t at = 0; at < n; at += bucket) {
-          works.push_back(world.all_reduce(gradient.tensor.slice(at, std::min(n, at + bucket)),
-                                           ReduceOp::max, *stream));
-        }
-        for (const Work& work : works) work.wait(*stream);
-      });
-      report(world, fmt::format("all_reduce, {} MiB buckets", bucket_mib).c_str(), r,
-             bytes * 2 * (ranks - 1) / ranks);
+      run(fmt::format("all_reduce, {} MiB buckets", bucket_mib), bytes * 2 * (ranks - 1) / ranks,
+          [&] {
+            works.clear();
+            for (std::int64_t at = 0; at < n; at += bucket) {
+              works.push_back(world.all_reduce(gradient.tensor.slice(at, std::min(n, at + bucket)),
+                                               ReduceOp::sum, *stream));
+            }
+            for (const Work& work : works) work.wait(*stream);
+          });
     }
-    Result r = measure(world, 5, [&] {
-      world.reduce_scatter(gradient, shard, ReduceOp::max, *stream).wait(*stream);
-    });
-    report(world, "reduce_scatter", r, bytes * (ranks - 1) / ranks);
-    r = measure(world, 5, [&] {
+    fill_zero(*stream, gradient);
+    run("reduce_scatter", bytes * (ranks - 1) / ranks,
+        [&] { world.reduce_scatter(gradient, shard, ReduceOp::sum, *stream).wait(*stream); });
+    run("all_gather in place", bytes * (ranks - 1) / ranks, [&] {
       const Tensor own = gradient.tensor.slice(world.rank() * part, (world.rank() + 1) * part);
       world.all_gather(own, gradient, *stream).wait(*stream);
     });
-    report(world, "all_gather in place", r, bytes * (ranks - 1) / ranks);
     OwnedTensor tiny({1}, DType::f32);
-    r = measure(world, 5, [&] {
-      for (int i = 0; i < 100; ++i) world.all_reduce(tiny, ReduceOp::max, *stream).wait(*stream);
+    tiny.tensor.ptr<float>()[0] = 0;
+    run("10 all_reduces of one element", 0, [&] {
+      for (int i = 0; i < 10; ++i) world.all_reduce(tiny, ReduceOp::sum, *stream).wait(*stream);
     });
-    if (world.rank() == 0)
-      fmt::print("all_reduce of one element           {:.1f} us\n", r.best * 1e4);
-    if (busy && world.rank() == 0) {
-      const double during =
-          static_cast<double>(compute->rounds() - rounds) / seconds_since(all_start);
-      fmt::print("computing thread: {:.0f} % of its speed alone\n", 100 * during / alone);
-    }
   } catch (const std::exception& error) {
     log_error("{}", error.what());
     mpi.abort(1);

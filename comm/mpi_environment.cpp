@@ -22,7 +22,6 @@ MpiEnvironment::MpiEnvironment(int* argc, char*** argv) : uncaught_(std::uncaugh
   }
   check_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler",
             Collective::host);
-  use_precise_sleeps();
 
   std::array<char, MPI_MAX_PROCESSOR_NAME + 1> name{};
   int length = 0;

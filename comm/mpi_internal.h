@@ -28,7 +28,8 @@ class Backoff {
 /// Tests all of `requests` once; true when all have finished.
 bool test_all(std::span<MPI_Request> requests, Collective operation);
 
-/// Shortest timer slack for this thread, so that the sleeps of Backoff mean what they say.
-void use_precise_sleeps();
+/// Asks the kernel to wake this thread soon and run it briefly, so that the sleeps of Backoff mean
+/// what they say also next to threads that compute.
+void use_short_slices();
 
 }  // namespace neox

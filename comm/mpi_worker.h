@@ -59,8 +59,7 @@ class MpiWorker {
   void fail_all(const std::string& message);
 
   void execute(const MpiOperation& operation);
-  void all_reduce(const MpiOperation& operation);
-  void reduce_scatter(const MpiOperation& operation);
+  void reduce(const MpiOperation& operation);
   void all_gather(const MpiOperation& operation);
   void all_to_all(const MpiOperation& operation);
   void broadcast_pieces(const MpiOperation& operation, std::byte* data, std::int64_t bytes,
@@ -69,10 +68,11 @@ class MpiWorker {
   void wait_all(std::span<MPI_Request> requests, Collective kind);
   void post_point_to_point(std::uint64_t id, const MpiOperation& operation);
   bool progress_point_to_point();
-  // Starts `pieces` nonblocking operations, at most kWindow at a time, and ends each in order.
-  template <class Start, class End>
-  void pipeline(const MpiOperation& operation, std::int64_t pieces, Start start, End end);
-  float* scratch(std::size_t window_slot);
+  struct Block;
+  void plan_block(const MpiOperation& operation, std::int64_t index, Block& block) const;
+  void start_block(const MpiOperation& operation, Block& block);
+  void combine_block(const MpiOperation& operation, Block& block);
+  bool advance_block(const MpiOperation& operation, Block& block);
 
   MPI_Comm group_;
   int rank_ = 0, size_ = 1;
@@ -97,8 +97,23 @@ class MpiWorker {
   std::vector<MPI_Request> point_requests_;
   std::vector<Piece> point_pieces_;
   std::vector<int> point_done_;
+  /// A block of a reduction on its way: every rank sends part q to rank q, which combines the parts
+  /// in rank order and (all_reduce) sends the result back to everyone.
+  struct Block {
+    enum class Phase : std::uint8_t { idle, gathering, returning } phase = Phase::idle;
+    int tag = 0;
+    std::int64_t first_part = 0;   ///< element of part 0 in `in`
+    std::int64_t part_stride = 0;  ///< elements from part q to part q+1
+    std::int64_t part_count = 0;   ///< elements of a part; the last ones may have fewer
+    std::int64_t total = 0;        ///< elements of all parts
+    std::vector<MPI_Request> requests;
+    std::vector<std::byte> received;
+    std::vector<const std::byte*> sources;
+
+    std::int64_t count_of(int part) const;
+  };
+  std::vector<Block> blocks_;
   std::vector<MPI_Request> window_;
-  std::vector<float> scratch_;
   std::thread thread_;
 };
 
