@@ -51,16 +51,10 @@ class Work {
 };
 
 /// A group of ranks. Operations are queued in call order after the work already on `stream` and run
-<<<<<<< HEAD
-/// asynchronously; every rank of the group must make the same calls in the same order. Tensors must
-/// stay alive and untouched until Work::wait. Reductions: f32, f64, i32, i64; bf16/f16 are summed
-/// in f32.
-=======
 /// asynchronously; every rank of the group must make the same calls in the same order (a send and
 /// its recv need only agree with each other, and never block what is queued after them). Tensors
 /// must stay alive and untouched until Work::wait. Reductions take every dtype; bf16 and f16 are
 /// reduced in f32 and rounded once.
->>>>>>> ckpt
 class Communicator {
  public:
   virtual ~Communicator() = default;
