@@ -15,7 +15,16 @@ namespace neox {
 enum class ReduceOp : std::uint8_t { sum, max, min };
 
 enum class Collective : std::uint8_t {
-  all_reduce, reduce_scatter, all_gather, all_to_all, broadcast, send, recv, barrier, host, count
+  all_reduce,
+  reduce_scatter,
+  all_gather,
+  all_to_all,
+  broadcast,
+  send,
+  recv,
+  barrier,
+  host,
+  count
 };
 std::string_view name_of(Collective collective);
 
@@ -43,7 +52,8 @@ class Work {
 
 /// A group of ranks. Operations are queued in call order after the work already on `stream` and run
 /// asynchronously; every rank of the group must make the same calls in the same order. Tensors must
-/// stay alive and untouched until Work::wait. Reductions: f32, f64, i32, i64; bf16/f16 are summed in f32.
+/// stay alive and untouched until Work::wait. Reductions: f32, f64, i32, i64; bf16/f16 are summed
+/// in f32.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -97,8 +107,9 @@ inline void Work::wait(Stream& stream) const {
 /// A group of one: every operation is a copy or nothing.
 std::unique_ptr<Communicator> make_self_communicator();
 
-/// All ranks agree that everything went well. Each passes its own error text (empty = fine); when any
-/// is not empty, every rank throws the same Error: "<what> failed on rank R (host): text". Collective.
+/// All ranks agree that everything went well. Each passes its own error text (empty = fine); when
+/// any is not empty, every rank throws the same Error: "<what> failed on rank R (host): text".
+/// Collective.
 void agree(Communicator& group, const std::string& what, const std::string& error);
 
 }  // namespace neox

@@ -1,5 +1,6 @@
 #pragma once
-// MPI bootstrap: MPI_Init .. MPI_Finalize, the world group, and the way a failing rank ends the job.
+// MPI bootstrap: MPI_Init .. MPI_Finalize, the world group, and the way a failing rank ends the
+// job.
 
 #include <memory>
 #include <string>
