@@ -129,7 +129,6 @@ struct DataConfig {
   double weighted_sampler_alpha = 1.0;
   std::int64_t eod_token = -1;  // -1: the tokenizer's
   bool eod_mask_loss = false;
-  std::int64_t eod_token = -1;  // -1: the tokenizer's
   bool mmap_warmup = false;
   std::string index_cache_dir;  // empty: beside the data
   std::int64_t prefetch = 4;    // steps read ahead
