@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <string>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <vector>
 
 #include <fmt/format.h>
@@ -176,9 +177,13 @@ TEST(ConfigErrors, FilesThatCannotBeRead) {
   const std::string large = files.write("large.ini", "");
   std::filesystem::resize_file(large, 64u << 20);
   EXPECT_THAT(parse_failure({"--config", large}), HasSubstr("no configuration file"));
+}
+
+TEST(ConfigErrors, FileWithoutPermission) {
+  if (::geteuid() == 0) GTEST_SKIP() << "root can read every file";
+  const TempFiles files;
   const std::string hidden = files.write("hidden.ini", minimal_ini());
   ASSERT_EQ(::chmod(hidden.c_str(), 0), 0);
-  if (::geteuid() == 0) GTEST_SKIP() << "root can read everything";
   EXPECT_THAT(parse_failure({"--config", hidden}),
               HasSubstr("cannot be opened: Permission denied"));
 }
@@ -214,7 +219,9 @@ INSTANTIATE_TEST_SUITE_P(
         BadLine{"abbreviated", {"--optimizer.gradient_clip", "3"}, {"'gradient_clipping'"}},
         BadLine{"switch", {"--print-confg"}, {"--print-config"}},
         BadLine{"nothing_near", {"--qqqqqqqqqqq"}, {"--help"}},
-        BadLine{"one_dash", {"-lr", "3"}, {"two dashes"}},
+        BadLine{"one_dash", {"-lr", "3"}, {"unknown option -lr", "--optimizer.lr"}},
+        BadLine{"one_dash_known", {"-config", "a.ini"}, {"did you mean --config?"}},
+        BadLine{"one_dash_number", {"-3"}, {"unexpected argument '-3'"}},
         BadLine{"no_value", {"--optimizer.lr"}, {"--optimizer.lr needs a value"}},
         BadLine{"no_value_before_option",
                 {"--checkpoint.save", "--optimizer.lr=1"},
