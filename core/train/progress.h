@@ -61,15 +61,15 @@ class ProgressBar {
   using Clock = std::chrono::steady_clock;
   void clear();
   void draw();
+  double eta_seconds() const;
 
   int terminal_ = -1;  // descriptor whose width counts
   bool unicode_ = true, color_ = true, drawn_ = false;
   std::mutex mutex_;
   StepReport report_;
   std::string activity_;
-  Clock::time_point last_draw_{}, last_step_time_{};
-  std::int64_t last_step_ = 0;
-  double seconds_per_step_ = -1;  // smoothed wall time, pauses included
+  Clock::time_point start_ = Clock::now(), last_draw_{}, first_report_{};
+  std::int64_t first_report_step_ = -1;
 };
 
 }  // namespace neox
