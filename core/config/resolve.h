@@ -1,6 +1,8 @@
 #pragma once
 // Derived values and cross-checks of a parsed configuration.
 
+#include <cstdint>
+
 #include "core/config/config.h"
 #include "core/config/parse.h"
 
@@ -15,6 +17,10 @@ void resolve(Config& config, std::int64_t world_size, const Origins& origins = {
 
 /// The part of resolve() that concerns the model; for programs that do not train.
 void resolve_model(ModelConfig& model, const Origins& origins = {});
+
+/// `model` with num_kv_heads, intermediate_size and max_position_embeddings filled in; checks
+/// nothing.
+ModelConfig with_derived_values(ModelConfig model);
 
 /// Data-parallel size: world_size / (pipe_parallel_size * model_parallel_size).
 std::int64_t data_parallel_size(const ParallelConfig& parallel, std::int64_t world_size);

@@ -1,6 +1,6 @@
 #include "core/train/data_source.h"
 
-#include "core/base/log.h"
+#include "core/base/error.h"
 
 namespace neox {
 namespace {

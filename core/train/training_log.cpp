@@ -12,10 +12,10 @@
 namespace neox {
 
 struct TrainingLog::State {
-  State(const Config& config, std::int64_t first_step, double flops, int ranks)
+  State(const Config& config, std::int64_t first_step, double flops, int rank_count)
       : flops_per_token(flops),
-        peak_flops(config.logging.peak_theoretical_tflops * 1e12 * ranks),
-        ranks(ranks),
+        peak_flops(config.logging.peak_theoretical_tflops * 1e12 * rank_count),
+        ranks(rank_count),
         total_steps(config.train.train_iters),
         interval(std::max<std::int64_t>(1, config.logging.log_interval)),
         bar(first_step, config.logging.progress) {}

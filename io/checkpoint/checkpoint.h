@@ -27,9 +27,9 @@ struct CheckpointTensor {
   /// (slice.extent.numel() elements, row-major) or just its elements [write_begin, write_end), as a
   /// ZeRO partition does. Host memory.
   Shard shard;
-  /// Elements of the box, in row-major order, that this rank writes: replicas split them, so that all
-  /// ranks together write every element exactly once. Reading ignores them when `local` holds the
-  /// whole box: it always fills all of `local`.
+  /// Elements of the box, in row-major order, that this rank writes: replicas split them, so that
+  /// all ranks together write every element exactly once. Reading ignores them when `local` holds
+  /// the whole box: it always fills all of `local`.
   std::int64_t write_begin = 0;
   std::int64_t write_end = 0;
   Attributes attributes{};  ///< of the dataset; equal on every rank that passes the tensor
@@ -40,9 +40,9 @@ struct CheckpointInfo {
   std::int64_t step = 0;
   std::int64_t consumed_samples = 0;
   std::int64_t consumed_tokens = 0;
-  std::map<std::string, Attributes> groups{};      ///< "/optimizer" -> attributes of that group
-  std::map<std::string, std::string> texts{};      ///< "/config/ini" -> the text
-  std::map<std::string, std::string> links{};      ///< tied tensor's path -> path it stands for
+  std::map<std::string, Attributes> groups{};  ///< "/optimizer" -> attributes of that group
+  std::map<std::string, std::string> texts{};  ///< "/config/ini" -> the text
+  std::map<std::string, std::string> links{};  ///< tied tensor's path -> path it stands for
 };
 
 /// direct: rank 0 lays the file out, every rank pwrites its parts. hdf5: collective transfers of
@@ -59,17 +59,17 @@ struct SaveOptions {
 };
 
 struct SaveReport {
-  std::string path;           ///< of the committed file
-  std::int64_t bytes = 0;     ///< file size
+  std::string path;        ///< of the committed file
+  std::int64_t bytes = 0;  ///< file size
   double layout_seconds = 0, write_seconds = 0, sync_seconds = 0, commit_seconds = 0;
   double seconds() const { return layout_seconds + write_seconds + sync_seconds + commit_seconds; }
 };
 
 /// Writes <directory>/step0000001000.h5 and commits it by rename: after a crash at any moment the
-/// directory holds the old checkpoints, and the new one either whole or not at all. Collective. Every
-/// rank passes the tensors it holds. Throws the same Error on every rank, with no file left behind, when
-/// anything fails anywhere: uncovered or doubly written elements, disk full, I/O errors, a second
-/// checkpoint of the same step.
+/// directory holds the old checkpoints, and the new one either whole or not at all. Collective.
+/// Every rank passes the tensors it holds. Throws the same Error on every rank, with no file left
+/// behind, when anything fails anywhere: uncovered or doubly written elements, disk full, I/O
+/// errors, a second checkpoint of the same step.
 SaveReport save_checkpoint(Communicator& group, const std::string& directory,
                            std::span<const CheckpointTensor> tensors, const CheckpointInfo& info,
                            const SaveOptions& options = {});
@@ -102,9 +102,9 @@ class CheckpointReader {
   const StoredTensor* find(const std::string& tensor_path) const;
 
   /// Fills every tensors[i].shard.local from its slice of the stored tensor, under any layout.
-  /// Collective: every rank passes what it wants (maybe nothing). All read data is verified: the sums of
-  /// tensors that all ranks together read exactly once (or in equal copies) come for free, others are
-  /// read once more. Throws the same Error on every rank; names the damaged tensor.
+  /// Collective: every rank passes what it wants (maybe nothing). All read data is verified: the
+  /// sums of tensors that all ranks together read exactly once (or in equal copies) come for free,
+  /// others are read once more. Throws the same Error on every rank; names the damaged tensor.
   void read(std::span<CheckpointTensor> tensors);
   /// Reads everything, shared out over the ranks, and checks every sum. Collective.
   void verify();
@@ -122,17 +122,17 @@ struct FoundCheckpoint {
 /// Rank-local.
 std::vector<FoundCheckpoint> find_checkpoints(const std::string& directory);
 
-/// Opens the newest checkpoint whose every byte verifies, and logs which it skipped and why. Null when
-/// the directory holds none at all; throws Error when it holds some but none is whole: a run must not
-/// start from scratch over a damaged history. Collective.
+/// Opens the newest checkpoint whose every byte verifies, and logs which it skipped and why. Null
+/// when the directory holds none at all; throws Error when it holds some but none is whole: a run
+/// must not start from scratch over a damaged history. Collective.
 std::unique_ptr<CheckpointReader> open_newest(Communicator& group, const std::string& directory);
 /// Opens one step. Throws Error listing the steps that exist when it is missing, or saying what is
 /// damaged. Collective.
 std::unique_ptr<CheckpointReader> open_step(Communicator& group, const std::string& directory,
                                             std::int64_t step);
 
-/// Removes temporary files of dead jobs (this job's own, or older than a day). Collective; called by
-/// save_checkpoint too, at the first save of a run in a directory.
+/// Removes temporary files of dead jobs (this job's own, or older than a day). Collective; called
+/// by save_checkpoint too, at the first save of a run in a directory.
 void clean_checkpoint_directory(Communicator& group, const std::string& directory);
 
 }  // namespace neox

@@ -40,7 +40,7 @@ class ArrayImage {
   struct Range {
     std::size_t offset = 0, bytes = 0, element_size = 0;
   };
-  friend class IndexCache;
+  friend struct ArrayImageAccess;  // load_or_build
   std::vector<Range> ranges_;
   std::unique_ptr<std::byte[]> memory_;
   MappedFile file_;

@@ -5,12 +5,14 @@
 //   34 i32 lengths[S] | i64 byte offsets in .bin[S] | i64 document boundaries[K] (0 … S)
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "core/base/dtype.h"
 #include "io/data/mapped_file.h"
+#include "io/data/partial_file.h"
 
 namespace neox {
 
@@ -75,7 +77,7 @@ class IndexedDataset {
     return load_unaligned<T>(base + static_cast<std::size_t>(i) * sizeof(T));
   }
   void read_header();
-  void check_sequences() const;
+  void check_sequences();
   void check_documents() const;
   [[noreturn]] void fail_first_token_outside(std::int64_t vocab_size) const;
 
@@ -99,7 +101,7 @@ class IndexedDatasetWriter {
   /// it.
   IndexedDatasetWriter(std::string prefix, DType dtype);
   /// Removes the unfinished file.
-  ~IndexedDatasetWriter();
+  ~IndexedDatasetWriter() = default;
   IndexedDatasetWriter(const IndexedDatasetWriter&) = delete;
   IndexedDatasetWriter& operator=(const IndexedDatasetWriter&) = delete;
 
@@ -119,18 +121,16 @@ class IndexedDatasetWriter {
   template <class T>
   void append_as(std::span<const std::int32_t> tokens);
   void flush();
-  void write_index(int fd) const;
-  std::int64_t boundary(std::int64_t document) const;
+  void write_index();
 
   std::string prefix_;
   DType dtype_;
-  int fd_ = -1;
-  bool finished_ = false;
+  std::optional<PartialFile> bin_;  // none once finished
   std::vector<std::byte> pending_;  // bytes not yet in the file
   std::vector<std::int32_t> lengths_;
   std::vector<std::int64_t> boundaries_;  // empty while every document is one sequence
   std::int64_t num_documents_ = 0;
-  std::int64_t last_boundary_ = 0;
+  bool one_sequence_each_ = true;
   std::int64_t num_tokens_ = 0;
 };
 

@@ -1,0 +1,301 @@
+#include "kernels/cpu/gemm.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/skinny.h"
+
+namespace neox {
+namespace {
+
+// Packing a slice and multiplying with it touches the slice twice: it should still be in the
+// last-level cache the second time. At least kMinWidth columns, because every slice reads all of a.
+constexpr std::int64_t kSliceBytes = std::int64_t{8} << 20;
+constexpr std::int64_t kMinWidth = 512;
+// Below this many rows packing costs more than it saves.
+constexpr std::int64_t kMinPackedRows = 32;
+// Rows of one weight-gradient product; more are accumulated, so that scratch memory stays bounded.
+constexpr std::int64_t kMaxGradientRows = 2048;
+
+std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// Width of equal slices of `total`, each a multiple of 64 and about `limit` wide.
+std::int64_t slice_width(std::int64_t total, std::int64_t limit) {
+  const std::int64_t slices = std::max<std::int64_t>(1, (total + limit - 1) / limit);
+  return round_up((total + slices - 1) / slices, 64);
+}
+
+std::int64_t element_size(DType dtype) {
+  return static_cast<std::int64_t>(size_of(dtype));
+}
+
+void convert(ConstTensor from, Tensor to) {
+  const std::int64_t n = from.numel();
+  visit_float(from.dtype, [&](auto from_zero) {
+    visit_float(to.dtype, [&](auto to_zero) {
+      const auto* source = from.ptr<decltype(from_zero)>();
+      auto* target = to.ptr<decltype(to_zero)>();
+#pragma omp parallel for schedule(static) if (n > 16384)
+      for (std::int64_t i = 0; i < n; ++i) {
+        target[i] = static_cast<decltype(to_zero)>(static_cast<float>(source[i]));
+      }
+    });
+  });
+}
+
+Tensor f32_scratch(const Shape& shape, ScratchBuffer& scratch) {
+  return {scratch.at_least(static_cast<std::size_t>(shape.numel()) * sizeof(float)), shape,
+          DType::f32, Device{}};
+}
+
+// y = bias, or (accumulate) y: the product over nothing.
+void empty_product(ConstTensor bias, Tensor y, bool accumulate) {
+  if (accumulate) return;
+  visit_float(y.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    T* to = y.ptr<T>();
+    for (std::int64_t r = 0; r < y.rows(); ++r) {
+      Tensor row(reinterpret_cast<std::byte*>(to + r * y.cols()), {y.cols()}, y.dtype, y.device);
+      if (bias) {
+        convert(bias, row);
+      } else {
+        std::fill_n(row.template ptr<T>(), y.cols(), T{});
+      }
+    }
+  });
+}
+
+}  // namespace
+
+std::size_t CpuGemm::KeptHash::operator()(const KeptKey& key) const {
+  auto h = reinterpret_cast<std::uintptr_t>(key.weights) >> 6;
+  for (const std::int64_t v : {key.out, key.in, static_cast<std::int64_t>(key.dtype),
+                               static_cast<std::int64_t>(key.orientation)}) {
+    h = (h ^ static_cast<std::uintptr_t>(v)) * 0x9E3779B97F4A7C15u;
+  }
+  return h;
+}
+
+bool CpuGemm::fast(DType dtype) const {
+  static const bool bf16 = Matmul::has_bf16();
+  return dtype == DType::f32 || (dtype == DType::bf16 && bf16);
+}
+
+ConstTensor CpuGemm::converted(ConstTensor t, ScratchBuffer& scratch) const {
+  if (!t || t.dtype == DType::f32) return t;
+  const Tensor copy = f32_scratch(t.shape, scratch);
+  convert(t, copy);
+  return copy;
+}
+
+void CpuGemm::forward(ConstTensor x, ConstTensor w, ConstTensor bias, Tensor y) {
+  const std::int64_t rows = x.rows(), in = w.cols(), out = w.rows();
+  if (rows == 0 || out == 0) return;
+  if (in == 0) return empty_product(bias, y, false);
+  if (skinny_supports(rows, w.dtype)) {
+    const Tensor xf = f32_scratch(x.shape, left_);
+    convert(x, xf);
+    return skinny_product(xf, w, bias, y);
+  }
+  const bool native = fast(w.dtype);
+  const Tensor target = native || y.dtype == DType::f32 ? y : f32_scratch(y.shape, result_);
+  const ConstTensor a = native ? x : converted(x, left_);
+  const ConstTensor weights = native ? w : converted(w, right_);
+  const ConstTensor b = native ? bias : converted(bias, bias_);
+  WeightProduct product;
+  product.whole = {.m = rows,
+                   .n = out,
+                   .k = in,
+                   .lda = in,
+                   .ldb = in,
+                   .ldc = out,
+                   .in = weights.dtype,
+                   .out = target.dtype,
+                   .bias = static_cast<bool>(bias)};
+  product.a = a.data;
+  product.w = weights;
+  product.bias = b.data;
+  product.c = target.data;
+  product.orientation = Rhs::transposed;
+  product.keep = native;
+  multiply_weights(product);
+  if (target.data != y.data) convert(target, y);
+}
+
+void CpuGemm::backward_input(ConstTensor dy, ConstTensor w, Tensor dx, bool accumulate) {
+  const std::int64_t rows = dy.rows(), in = w.cols(), out = w.rows();
+  if (rows == 0 || in == 0) return;
+  if (out == 0) return empty_product({}, dx, accumulate);
+  const bool native = fast(w.dtype);
+  const Tensor target = native || dx.dtype == DType::f32 ? dx : f32_scratch(dx.shape, result_);
+  if (accumulate && target.data != dx.data) convert(dx, target);
+  const ConstTensor a = native ? dy : converted(dy, left_);
+  const ConstTensor weights = native ? w : converted(w, right_);
+  WeightProduct product;
+  product.whole = {.m = rows,
+                   .n = in,
+                   .k = out,
+                   .lda = out,
+                   .ldb = in,
+                   .ldc = in,
+                   .in = weights.dtype,
+                   .out = target.dtype,
+                   .accumulate = accumulate};
+  product.a = a.data;
+  product.w = weights;
+  product.c = target.data;
+  product.orientation = Rhs::rows;
+  product.keep = native;
+  multiply_weights(product);
+  if (target.data != dx.data) convert(target, dx);
+}
+
+void CpuGemm::multiply_weights(const WeightProduct& product) {
+  const MatmulProblem& whole = product.whole;
+  if (whole.m >= kMinPackedRows) {
+    const std::int64_t limit =
+        std::max(kMinWidth, kSliceBytes / (whole.k * element_size(whole.in)));
+    const std::int64_t width = slice_width(whole.n, limit);
+    MatmulProblem slice = whole;
+    slice.rhs = Rhs::packed;
+    slice.ldb = 0;
+    slice.n = std::min(width, whole.n);
+    if (matmul_.layout(slice)) return multiply_packed(product, width);
+  }
+  MatmulProblem plain = whole;
+  plain.rhs = product.orientation;
+  matmul_.run(plain, product.a, product.w.data, product.bias, product.c);
+}
+
+void CpuGemm::multiply_packed(const WeightProduct& product, std::int64_t width) {
+  const MatmulProblem& whole = product.whole;
+  Kept* kept = product.keep ? kept_copy(product, width) : nullptr;
+  std::size_t offset = 0;
+  for (std::int64_t first = 0; first < whole.n; first += width) {
+    MatmulProblem slice = whole;
+    slice.rhs = Rhs::packed;
+    slice.ldb = 0;
+    slice.n = std::min(width, whole.n - first);
+    const std::size_t bytes = matmul_.packed_bytes(slice);
+    std::byte* packed = kept != nullptr ? kept->buffer.data() + offset : packed_.at_least(bytes);
+    if (kept == nullptr || !kept->packed) {
+      const PackedLayout layout = *matmul_.layout(slice);
+      const std::int64_t size = element_size(whole.in);
+      if (product.orientation == Rhs::transposed) {
+        pack_transposed(product.w.data + first * whole.ldb * size, whole.ldb, layout, packed);
+      } else {
+        pack_rows(product.w.data + first * size, whole.ldb, layout, packed);
+      }
+    }
+    const std::byte* bias =
+        product.bias == nullptr ? nullptr : product.bias + first * element_size(whole.in);
+    matmul_.run(slice, product.a, packed, bias, product.c + first * element_size(whole.out));
+    offset += bytes;
+  }
+  if (kept != nullptr) kept->packed = true;
+}
+
+// The kept copy of these weights, which multiply_packed fills where it is stale; null while the
+// weights have been used only once since they changed, or when the limit is reached.
+CpuGemm::Kept* CpuGemm::kept_copy(const WeightProduct& product, std::int64_t width) {
+  Kept& kept = kept_[{product.w.data, product.w.rows(), product.w.cols(), product.w.dtype,
+                      product.orientation}];
+  if (kept.generation != generation_) {
+    kept.generation = generation_;
+    kept.uses = 0;
+    kept.packed = false;
+  }
+  if (kept.buffer.data() != nullptr) return &kept;
+  if (++kept.uses < 2) return nullptr;
+  std::size_t bytes = 0;
+  for (std::int64_t first = 0; first < product.whole.n; first += width) {
+    MatmulProblem slice = product.whole;
+    slice.rhs = Rhs::packed;
+    slice.ldb = 0;
+    slice.n = std::min(width, product.whole.n - first);
+    bytes += matmul_.packed_bytes(slice);
+  }
+  if (kept_bytes_ + static_cast<std::int64_t>(bytes) > kMaxKeptBytes) return nullptr;
+  kept.buffer = Buffer(bytes, Device{});
+  kept_bytes_ += static_cast<std::int64_t>(bytes);
+  return &kept;
+}
+
+void CpuGemm::backward_weight(ConstTensor dy, ConstTensor x, Tensor dw, Tensor db,
+                              bool accumulate) {
+  const std::int64_t rows = dy.rows();
+  if (rows == 0) {
+    empty_product({}, dw, accumulate);
+    if (db) empty_product({}, db, accumulate);
+    return;
+  }
+  const bool native = fast(x.dtype);
+  const std::int64_t pieces = (rows + kMaxGradientRows - 1) / kMaxGradientRows;
+  const std::int64_t piece = round_up((rows + pieces - 1) / pieces, 32);
+  const ConstTensor flat_dy = dy.reshape({rows, dw.rows()});
+  const ConstTensor flat_x = x.reshape({rows, dw.cols()});
+  for (std::int64_t first = 0; first < rows; first += piece) {
+    const std::int64_t last = std::min(rows, first + piece);
+    const ConstTensor dy_piece = flat_dy.slice(first, last), x_piece = flat_x.slice(first, last);
+    weight_gradient(native ? dy_piece : converted(dy_piece, left_),
+                    native ? x_piece : converted(x_piece, right_), dw, db, accumulate || first > 0);
+  }
+}
+
+void CpuGemm::weight_gradient(ConstTensor dy, ConstTensor x, Tensor dw, Tensor db,
+                              bool accumulate) {
+  const std::int64_t rows = dy.rows(), out = dw.rows(), in = dw.cols();
+  const std::int64_t even_rows = dy.dtype == DType::f32 ? rows : round_up(rows, 2);
+  const std::int64_t lda = transposed_stride(rows, dy.dtype);
+  const std::int64_t limit =
+      std::max<std::int64_t>(64, kSliceBytes / (lda * element_size(dy.dtype)));
+  const MatmulProblem slice = {.m = std::min(out, slice_width(out, limit)),
+                               .n = in,
+                               .k = even_rows,
+                               .lda = lda,
+                               .ldc = in,
+                               .in = dy.dtype,
+                               .rhs = Rhs::packed,
+                               .accumulate = accumulate};
+  if (out > 0 && in > 0 && matmul_.layout(slice)) {
+    return weight_gradient_packed(slice, dy, x, dw, db, accumulate);
+  }
+  if (db && out > 0) {  // the transposed copy is a by-product here; plain kernels read dy itself
+    std::byte* unused =
+        transposed_.at_least(static_cast<std::size_t>(lda * out * element_size(dy.dtype)));
+    transpose_matrix(dy.data, out, rows, out, dy.dtype, unused, lda, db.ptr<float>(), accumulate);
+  }
+  if (out == 0 || in == 0) return;
+  matmul_.run({.m = out,
+               .n = in,
+               .k = rows,
+               .lda = out,
+               .ldb = in,
+               .ldc = in,
+               .in = dy.dtype,
+               .rhs = Rhs::rows,
+               .transpose_a = true,
+               .accumulate = accumulate},
+              dy.data, x.data, nullptr, dw.data);
+}
+
+void CpuGemm::weight_gradient_packed(const MatmulProblem& slice, ConstTensor dy, ConstTensor x,
+                                     Tensor dw, Tensor db, bool accumulate) {
+  const std::int64_t rows = dy.rows(), out = dw.rows(), in = dw.cols();
+  const std::int64_t size = element_size(dy.dtype);
+  PackedLayout layout = *matmul_.layout(slice);
+  layout.k = rows;  // an odd row gets a partner of zeros
+  std::byte* packed = packed_.at_least(matmul_.packed_bytes(slice));
+  pack_rows(x.data, in, layout, packed);
+  std::byte* a = transposed_.at_least(static_cast<std::size_t>(slice.m * slice.lda * size));
+  for (std::int64_t first = 0; first < out; first += slice.m) {
+    MatmulProblem part = slice;
+    part.m = std::min(slice.m, out - first);
+    transpose_matrix(dy.data + first * size, out, rows, part.m, dy.dtype, a, part.lda,
+                     db ? db.ptr<float>() + first : nullptr, accumulate);
+    matmul_.run(part, a, packed, nullptr, dw.data + first * in * element_size(DType::f32));
+  }
+}
+
+}  // namespace neox
