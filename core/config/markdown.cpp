@@ -1,4 +1,6 @@
 // docs/config.md
+#include <limits>
+
 #include <fmt/format.h>
 
 #include "core/config/describe.h"
@@ -68,7 +70,10 @@ std::string default_cell(const Option& option) {
 
 std::string meaning_cell(const Option& option) {
   std::string text(option.doc);
-  if (const std::string range = option.range.text(); !range.empty()) text += "; " + range;
+  Range range = option.range;
+  // Upper ends far beyond any use only keep products of sizes inside 64 bits: no news for a reader.
+  if (range.max >= 1e4) range.max = std::numeric_limits<double>::infinity();
+  if (!range.text().empty()) text += "; " + range.text();
   if (option.list_size != 0) text += fmt::format("; {} values", option.list_size);
   if (!option.aliases.empty()) {
     std::string names(option.aliases);
