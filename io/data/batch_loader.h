@@ -1,0 +1,66 @@
+#pragma once
+// Batches for one data-parallel rank, read ahead on a thread.
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "io/data/token_dataset.h"
+
+namespace neox {
+
+/// Rows of one forward and backward pass, host memory, row-major.
+struct MicroBatch {
+  std::vector<std::int32_t> tokens;  // [micro_batch, seq_length]
+  std::vector<std::int32_t> labels;  // [micro_batch, seq_length]: the next token; >= 0 always
+  std::vector<float> loss_mask;      // [micro_batch, seq_length]: 1 counts, 0 does not
+  std::int64_t first_sample = 0;     // index of row 0 in the global batch
+};
+
+/// What one rank needs for one optimizer step.
+struct StepBatch {
+  std::vector<MicroBatch> micro_batches;  // [gradient accumulation steps]
+  std::int64_t consumed_samples = 0;      // of the run, before this step
+  std::int64_t loss_tokens = 0;           // sum of this rank's loss masks
+};
+
+struct BatchLoaderOptions {
+  std::int64_t train_batch_size = 0;  // samples per step over all ranks
+  std::int64_t micro_batch = 0;       // samples per pass and rank
+  std::int64_t dp_rank = 0;
+  std::int64_t dp_size = 1;
+  std::int64_t eod = -1;          // end-of-document token
+  bool eod_mask_loss = false;     // no loss where the input token is eod
+  std::int64_t vocab_size = 0;    // > 0: every token read is checked to be below it
+  std::int64_t prefetch = 4;      // steps read ahead; >= 1
+  std::int64_t steps_needed = 0;  // > 0: checked at construction that the dataset has them
+};
+
+/// Hands out the samples of a dataset in order. Row b of micro-batch a of DP rank r of step t is
+/// sample consumed + a D mb + r mb + b (D ranks, mb rows a micro-batch): GPT-NeoX's order, in which
+/// the set of samples of a step does not depend on how the batch is divided. The only state is the
+/// number of samples consumed: a run goes on, with whatever batch size and ranks, by constructing
+/// at that number.
+class BatchLoader {
+ public:
+  /// `dataset` must outlive the loader. Throws Error when the sizes don't divide, or with how many
+  /// samples there are, how many are needed and what to do.
+  BatchLoader(const TokenDataset& dataset, const BatchLoaderOptions& options,
+              std::int64_t consumed_samples);
+  ~BatchLoader();
+  BatchLoader(BatchLoader&&) noexcept;
+  BatchLoader& operator=(BatchLoader&&) noexcept;
+
+  /// The next step's micro-batches, valid until the next call. Throws what reading them threw, or
+  /// Error when the dataset has ended. The steady state allocates nothing.
+  const StepBatch& next();
+  /// Samples consumed by the run after the steps handed out so far.
+  std::int64_t consumed_samples() const;
+  std::int64_t gradient_accumulation_steps() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace neox

@@ -1,0 +1,100 @@
+#pragma once
+// Training samples: sample i is seq_length + 1 consecutive tokens, from one corpus cut by a split
+// or from several blended by weight, in GPT-NeoX's order for the same seed.
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "io/data/blend.h"
+#include "io/data/index_map.h"
+#include "io/data/indexed_dataset.h"
+
+namespace neox {
+
+struct TokenDatasetOptions {
+  std::int64_t seq_length = 0;
+  std::int64_t seed = 1234;     // [0, 2^32), as NumPy's
+  std::int64_t vocab_size = 0;  // > 0: every token of every file is checked to be below it
+  std::string cache_dir;        // "": beside each token file
+  bool use_cache = true;
+  bool warm_up = false;  // read the files once so that they are in memory
+};
+
+/// Token files that are mixed; the lists of the configuration.
+struct BlendSpec {
+  std::vector<std::string> paths;        // prefixes: files without .bin and .idx
+  std::vector<double> weights;           // empty: equal
+  std::vector<std::string> label_paths;  // empty: the labels are the next tokens
+  bool weight_by_num_documents = false;  // replaces the weights
+  double alpha = 1.0;
+};
+
+/// One line of the table printed at start.
+struct TokenDatasetRow {
+  std::string part;  // "train", …
+  std::string path;
+  std::int64_t documents = 0;  // in this part
+  std::int64_t tokens = 0;     // in this part
+  double weight_asked = 1.0;   // as given
+  double proportion = 1.0;     // of this part's samples
+  std::int64_t samples = 0;    // that the run takes
+  double epochs = 0.0;         // samples x seq_length / tokens
+};
+/// Columns with a heading line; lines end in '\n'.
+std::string format_table(std::span<const TokenDatasetRow> rows);
+
+/// Thread-safe for reading.
+class TokenDataset {
+ public:
+  /// Samples of part `part` of one corpus.
+  TokenDataset(std::shared_ptr<const IndexedDataset> data, DataPart part, const std::string& split,
+               std::int64_t num_samples, const TokenDatasetOptions& options);
+  /// Samples of whole corpora mixed by weight.
+  TokenDataset(DataPart part, const BlendSpec& blend, std::int64_t num_samples,
+               const TokenDatasetOptions& options);
+
+  /// Samples that exist: at least the number asked for.
+  std::int64_t size() const;
+  std::int64_t seq_length() const { return seq_length_; }
+  DataPart part() const { return part_; }
+  /// Copies sample i, tokens [seq_length + 1]. Throws Error when i is not in [0, size()) (nothing
+  /// wraps around) or the files do not hold what the index says. Allocates nothing.
+  void sample(std::int64_t i, std::span<std::int32_t> tokens) const;
+  /// True when labels come from label files.
+  bool has_labels() const { return has_labels_; }
+  /// The label of each token of sample i, [seq_length + 1], unshifted; negative means no loss.
+  void sample_labels(std::int64_t i, std::span<std::int32_t> labels) const;
+
+  const std::vector<TokenDatasetRow>& rows() const { return rows_; }
+
+ private:
+  struct Source {
+    std::shared_ptr<const IndexedDataset> data;
+    std::shared_ptr<const IndexedDataset> labels;  // null: none
+    IndexMap map;
+  };
+  void add_source(std::shared_ptr<const IndexedDataset> data, const std::string& label_path,
+                  std::array<std::int64_t, 2> documents, std::int64_t num_samples,
+                  const TokenDatasetOptions& options);
+  void read(std::int64_t i, bool labels, std::span<std::int32_t> out) const;
+
+  DataPart part_ = DataPart::train;
+  std::int64_t seq_length_ = 0;
+  bool has_labels_ = false;
+  std::vector<Source> sources_;
+  std::optional<BlendMap> blend_;  // none: one source, taken in order
+  std::vector<TokenDatasetRow> rows_;
+};
+
+/// train, valid and test of one corpus; a part of which no samples are asked for is absent. Throws
+/// Error when the split leaves a part without documents that samples are asked for.
+std::array<std::optional<TokenDataset>, 3> open_split(
+    const std::string& path, const std::string& split,
+    const std::array<std::int64_t, 3>& num_samples, const TokenDatasetOptions& options);
+
+}  // namespace neox
