@@ -16,7 +16,7 @@ MPI_Datatype mpi_type(DType dtype);
 MPI_Op mpi_op(ReduceOp op);
 
 /// Waits for requests without taking the core from a thread that computes: a few tests in a row,
-/// then yields, then sleeps that grow. One per wait.
+/// then sleeps that grow. One per wait.
 class Backoff {
  public:
   void pause();

@@ -14,7 +14,7 @@ namespace {
 // kScratchBytes.
 constexpr std::int64_t kPartBytes = std::int64_t{512} << 10;
 constexpr std::int64_t kScratchBytes = std::int64_t{16} << 20;
-constexpr std::size_t kBlocks = 4;
+constexpr std::size_t kBlocks = 8;
 constexpr std::int64_t kBroadcastPieceBytes = std::int64_t{1} << 20;
 constexpr std::size_t kBroadcastWindow = 4;
 // Copies (gather, point to point) gain nothing from small pieces; these only respect the int limit.

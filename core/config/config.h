@@ -127,8 +127,8 @@ struct DataConfig {
   std::vector<double> train_data_weights, valid_data_weights, test_data_weights;
   bool weight_by_num_documents = false;
   double weighted_sampler_alpha = 1.0;
-  bool eod_mask_loss = false;
   std::int64_t eod_token = -1;  // -1: the tokenizer's
+  bool eod_mask_loss = false;
   bool mmap_warmup = false;
   std::string index_cache_dir;  // empty: beside the data
   std::int64_t prefetch = 4;    // steps read ahead

@@ -203,10 +203,8 @@ void pack_rows(const void* source, std::int64_t ld, const PackedLayout& layout, 
 }
 
 std::int64_t transposed_stride(std::int64_t rows, DType dtype) {
-  const std::int64_t pair = dtype == DType::f32 ? 1 : 2;
-  std::int64_t lines = (rows + pair * kTile - 1) / (pair * kTile);  // of 64 bytes
-  if (lines % 8 == 0) ++lines;
-  return lines * kTile * pair;
+  const std::int64_t block = dtype == DType::f32 ? kTile : 2 * kTile;
+  return (rows + block - 1) / block * block;
 }
 
 void transpose_matrix(const void* source, std::int64_t ld, std::int64_t rows, std::int64_t cols,
