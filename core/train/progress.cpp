@@ -105,12 +105,13 @@ void ProgressBar::update(const StepReport& report) {
   if (terminal_ < 0) return;
   const std::lock_guard lock(mutex_);
   const auto now = Clock::now();
-  if (first_report_step_ < 0) {
+  const bool first = first_report_step_ < 0, last = report.step >= report.total_steps;
+  if (first) {
     first_report_step_ = report.step;
     first_report_ = now;
   }
   report_ = report;
-  if (now - last_draw_ >= kRedrawInterval || report.step >= report.total_steps) draw();
+  if (first || last || now - last_draw_ >= kRedrawInterval) draw();
 }
 
 void ProgressBar::set_activity(const std::string& activity) {
