@@ -11,7 +11,7 @@
 #include "core/model/hf_mapping.h"
 #include "core/model/init.h"
 #include "core/optim/optimizer.h"
-#include "tests/model/model_fixture.h"
+#include "tests/optim/model_fixture.h"
 #include "tests/support/h5_file.h"
 
 namespace neox {
