@@ -15,7 +15,7 @@ packages=(
   libfmt-dev libspdlog-dev                       # text and logs
   nlohmann-json3-dev libsimdjson-dev             # tokenizer.json; jsonl
   libpcre2-dev libicu-dev                        # pre-tokenizer patterns; Unicode normal forms
-  libzstd-dev                                    # jsonl.zst
+  libzstd-dev libarchive-dev                     # jsonl.zst; .gz, .zip, .tar
   libprotobuf-dev protobuf-compiler              # TensorBoard event files
   libgtest-dev libgmock-dev                      # tests
 )

@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <system_error>
-#include <utility>
-
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <system_error>
 #include <unistd.h>
+#include <utility>
 
 #include "core/base/error.h"
 
@@ -74,8 +73,8 @@ void PosixFile::write(const void* data, std::int64_t bytes, std::int64_t offset)
   const auto* from = static_cast<const std::byte*>(data);
   while (bytes > 0) {
     const auto piece = static_cast<std::size_t>(std::min(bytes, kPieceBytes));
-    const ssize_t n = system_call("pwrite", path_,
-                                  [&] { return ::pwrite(descriptor_, from, piece, offset); });
+    const ssize_t n =
+        system_call("pwrite", path_, [&] { return ::pwrite(descriptor_, from, piece, offset); });
     if (n == -1) fail_call_with("pwrite", path_, errno);
     if (n == 0) fail_call_with("pwrite", path_, ENOSPC);
     from += n;

@@ -26,10 +26,11 @@ class PosixFile {
   /// Exactly `bytes`: a file that ends before is an Error.
   void read(void* data, std::int64_t bytes, std::int64_t offset) const;
   void sync() const;
-  /// Reserves disk space for the first `bytes`, where the file system can (no fallback that writes).
+  /// Reserves disk space for the first `bytes`, where the file system can (no fallback that
+  /// writes).
   void reserve(std::int64_t bytes) const;
-  /// Takes the exclusive lock without waiting; false when another process has it. True on file systems
-  /// without locks.
+  /// Takes the exclusive lock without waiting; false when another process has it. True on file
+  /// systems without locks.
   bool try_lock() const;
   /// Reports a failing close(2), which the destructor can't.
   void close();
@@ -46,8 +47,8 @@ void remove_file(const std::string& path);
 void sync_directory(const std::string& path);
 
 namespace testing_hooks {
-/// Fault injection: asked before each system call above, with its name; a nonzero answer is returned as
-/// that call's errno. Null outside tests.
+/// Fault injection: asked before each system call above, with its name; a nonzero answer is
+/// returned as that call's errno. Null outside tests.
 extern int (*fail_call)(const char* call, const std::string& path);
 }  // namespace testing_hooks
 

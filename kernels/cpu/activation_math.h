@@ -11,8 +11,8 @@ struct ValueAndSlope {
   Floats slope;
 };
 
-/// Beyond +-16 all activations have reached their limits in f32; the clamp keeps 0 * infinity out
-/// of the formulas. NaN passes.
+/// x within [-limit, limit]; NaN passes. Callers choose limits beyond which their formula would
+/// only multiply 0 by infinity: the function itself has reached 0 or 1 in f32 there.
 inline Floats clamp_to_limits(Floats x, float limit) {
   return min(broadcast(limit), max(broadcast(-limit), x));
 }

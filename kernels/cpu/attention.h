@@ -1,9 +1,9 @@
 #pragma once
 // The CPU's attention and rotary embedding as free functions; CpuBackend's methods call them.
 //
-// Flash attention (Dao et al., arXiv:2205.14135 and 2307.08691) in blocks of 64 queries by 64 or 128
-// keys. Every output element is computed by one task in one fixed order, so results are the same bits
-// for any number of threads.
+// Flash attention (Dao et al., arXiv:2205.14135 and 2307.08691) in blocks of 64 queries by 64 or
+// 128 keys. Every output element is computed by one task in one fixed order, so results are the
+// same bits for any number of threads.
 
 #include "kernels/attention.h"
 
@@ -27,8 +27,8 @@ void attention_backward(const AttentionProblem& problem, ConstHeads q, ConstHead
                         Heads dv, Tensor workspace,
                         AttentionKernels kernels = AttentionKernels::best);
 
-/// AttentionOps::rotary. Throws Error when a table is too narrow for the heads' stride or a position
-/// lies outside the tables.
+/// AttentionOps::rotary. Throws Error when a table is too narrow for the heads' stride or a
+/// position lies outside the tables.
 void rotary(Heads x, std::int64_t batch, std::int64_t seq, std::int64_t heads,
             ConstTensor positions, ConstTensor cos_table, ConstTensor sin_table, bool inverse);
 

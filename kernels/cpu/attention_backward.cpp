@@ -1,8 +1,8 @@
 // Blocked causal attention, backward.
 //
-// Scores are computed as S [queries, keys], so that P and dS feed all three gradient products without
-// a transposition:  P = exp(scale q.k - lse),  dP = dout.v,  dS = P (dP - delta),
-// dv = P^T dout,  dk = scale dS^T q,  dq = scale dS k,  delta = rowsum(dout out).
+// Scores are computed as S [queries, keys], so that P and dS feed all three gradient products
+// without a transposition:  P = exp(scale q.k - lse),  dP = dout.v,  dS = P (dP - delta), dv = P^T
+// dout,  dk = scale dS^T q,  dq = scale dS k,  delta = rowsum(dout out).
 //
 // Fused: a task is one K/V head; it walks the key blocks, keeps dk and dv of one and adds to dq of
 // all queries. With fewer K/V heads than threads can share evenly, two passes over smaller tasks
@@ -297,8 +297,8 @@ class BackwardTask {
                     std::int64_t count, std::int64_t first_key, std::int64_t n) {
     std::fill_n(keep_, kQueryBlock * kKeys, 0.0f);
     for (std::int64_t i = 0; i < count; ++i) {
-      const std::uint64_t index = dropout_index(p_, sample, head, first_query + i) +
-                                  static_cast<std::uint64_t>(first_key);
+      const std::uint64_t index =
+          dropout_index(p_, sample, head, first_query + i) + static_cast<std::uint64_t>(first_key);
       dropout_factors(p_.dropout, index, {keep_ + i * kKeys, static_cast<std::size_t>(n)});
     }
   }
@@ -402,11 +402,9 @@ void backward_blocks(const AttentionProblem& problem, ConstHeads q, ConstHeads k
                      Heads dv, Tensor workspace, AttentionKernels kernels) {
   auto* delta = reinterpret_cast<float*>(workspace.data);
   auto* dq_memory = reinterpret_cast<float*>(workspace.data + delta_bytes(problem));
-  const BackwardTensors tensors{q,     k,  v,  out.data, dout.data, lse.ptr<float>(),
-                                delta, dq, dk, dv};
-  dispatch(kernels, q.dtype, [&]<class P, class T>() {
-    run_backward<P, T>(problem, tensors, dq_memory);
-  });
+  const BackwardTensors tensors{q, k, v, out.data, dout.data, lse.ptr<float>(), delta, dq, dk, dv};
+  dispatch(kernels, q.dtype,
+           [&]<class P, class T>() { run_backward<P, T>(problem, tensors, dq_memory); });
 }
 
 }  // namespace neox::cpu

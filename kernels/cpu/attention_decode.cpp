@@ -1,5 +1,5 @@
-// Attention of one query per head over a KV cache: bound by memory, so the cache is streamed once, in
-// chunks of a fixed length that run in parallel and are merged in order.
+// Attention of one query per head over a KV cache: bound by memory, so the cache is streamed once,
+// in chunks of a fixed length that run in parallel and are merged in order.
 #include <cmath>
 #include <numbers>
 
@@ -10,8 +10,8 @@
 namespace neox::cpu {
 namespace {
 
-constexpr std::int64_t kChunk = 1024;   // keys of one task
-constexpr std::int64_t kKeyStep = 64;   // keys scored before their values are added
+constexpr std::int64_t kChunk = 1024;  // keys of one task
+constexpr std::int64_t kKeyStep = 64;  // keys scored before their values are added
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 /// 16 dot products of `q` (padded words of one head) with rows k[0..count).
@@ -181,8 +181,8 @@ class Decode {
 
   const AttentionProblem& p_;
   std::int64_t chunks_;
-  std::int64_t dim_;       // head_dim, padded
-  std::int64_t query_ld_;  // words of a packed query
+  std::int64_t dim_;         // head_dim, padded
+  std::int64_t query_ld_;    // words of a packed query
   Word* queries_ = nullptr;  // [batch * heads][query_ld]
   float* out_ = nullptr;     // [batch * heads][chunks][dim]
   float* max_ = nullptr;     // [batch * heads][chunks]
@@ -193,9 +193,8 @@ class Decode {
 
 void forward_decode(const AttentionProblem& problem, ConstHeads q, ConstHeads k, ConstHeads v,
                     Tensor out, float* lse, AttentionKernels kernels) {
-  dispatch(kernels, q.dtype, [&]<class P, class T>() {
-    Decode<P, T>(problem).run(q, k, v, out, lse);
-  });
+  dispatch(kernels, q.dtype,
+           [&]<class P, class T>() { Decode<P, T>(problem).run(q, k, v, out, lse); });
 }
 
 }  // namespace neox::cpu

@@ -203,8 +203,8 @@ class ForwardTask {
     const std::int64_t width = p_.heads * p_.head_dim;
     for (std::int64_t i = 0; i < tile.count; ++i) {
       const std::int64_t state = t * kQueryBlock + i;
-      T* to = reinterpret_cast<T*>(out.data) +
-              (sample * p_.query_length + tile.first + i) * width + tile.head * p_.head_dim;
+      T* to = reinterpret_cast<T*>(out.data) + (sample * p_.query_length + tile.first + i) * width +
+              tile.head * p_.head_dim;
       const F norm = S::set1(1.0f / sum_[state]);
       for (std::int64_t d = 0; d < p_.head_dim; d += kLanes) {
         S::store_elements(to + d, S::load(out_ + state * value_ld_ + d) * norm, p_.head_dim - d);
@@ -274,9 +274,8 @@ void run_forward(const AttentionProblem& p, ConstHeads q, ConstHeads k, ConstHea
 
 void forward_blocks(const AttentionProblem& problem, ConstHeads q, ConstHeads k, ConstHeads v,
                     Tensor out, float* lse, AttentionKernels kernels) {
-  dispatch(kernels, q.dtype, [&]<class P, class T>() {
-    run_forward<P, T>(problem, q, k, v, out, lse);
-  });
+  dispatch(kernels, q.dtype,
+           [&]<class P, class T>() { run_forward<P, T>(problem, q, k, v, out, lse); });
 }
 
 }  // namespace neox::cpu

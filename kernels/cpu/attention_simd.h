@@ -9,10 +9,14 @@
 
 #include "core/base/dtype.h"
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
-    defined(__AVX512VL__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define NEOX_ATTENTION_AVX512 1
+// GCC 12 takes the deliberately undefined operands inside its own intrinsics for mistakes.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 #define NEOX_INLINE __attribute__((always_inline)) inline
@@ -22,8 +26,8 @@ namespace neox::cpu {
 inline constexpr std::int64_t kLanes = 16;
 
 /// Coefficients of 2^f on [-1/2, 1/2], lowest first: minimax in relative error (Remez).
-/// Degree 4 is good to 2.6e-6, ample for probabilities that are rounded to bf16; degree 6 to 2e-9, so
-/// that float rounding is all that is left.
+/// Degree 4 is good to 2.6e-6, ample for probabilities that are rounded to bf16; degree 6 to 2e-9,
+/// so that float rounding is all that is left.
 template <int kDegree>
 struct Exp2Coefficients;
 template <>
@@ -55,9 +59,7 @@ struct Portable {
   static NEOX_INLINE F fma(F a, F b, F c) { return a * b + c; }
   /// NaN in `b` or `a` stays NaN when it is in `b`.
   static NEOX_INLINE F max(F a, F b) { return a > b ? a : b; }
-  static NEOX_INLINE M lanes() {
-    return M{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  }
+  static NEOX_INLINE M lanes() { return M{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
   static NEOX_INLINE M lanes_from(std::int64_t first) {
     return lanes() >= static_cast<std::int32_t>(std::clamp<std::int64_t>(first, 0, kLanes));
   }
@@ -152,23 +154,24 @@ struct Avx512 {
   static NEOX_INLINE F from_bits(__m256i bits, bf16) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
   }
-  static NEOX_INLINE F from_bits(__m256i bits, f16) { return _mm512_cvtph_ps(bits); }
+  static NEOX_INLINE F from_bits(__m256i bits, f16) {
+    return _mm512_cvtph_ps(bits);
+  }
   template <class T>
   static NEOX_INLINE F load_elements(const T* p, std::int64_t n) {
     if constexpr (std::is_same_v<T, float>) {
       return n >= kLanes ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(lanes_below(n), p);
     } else {
-      return from_bits(n >= kLanes
-                           ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))
-                           : _mm256_maskz_loadu_epi16(lanes_below(n), p),
+      return from_bits(n >= kLanes ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))
+                                   : _mm256_maskz_loadu_epi16(lanes_below(n), p),
                        T{});
     }
   }
   static NEOX_INLINE __m256i to_bits(F v, bf16) {
     const __m512i u = _mm512_castps_si512(v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-    const __m512i rounded =
-        _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
+    const __m512i rounded = _mm512_srli_epi32(
+        _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
     const __m512i nan = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
     return _mm512_cvtepi32_epi16(
         _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), rounded, nan));

@@ -2,8 +2,8 @@
 // Packing of head blocks and register-tiled products of small matrices, for the attention kernels.
 //
 // A product's operands are "words": one float, or a pair of bf16 that are neighbours along the
-// contraction. The right operand is packed [k][n] words, so that 16 columns are one vector; words of
-// the left operand are broadcast. Packed rows and columns past the data are zero.
+// contraction. The right operand is packed [k][n] words, so that 16 columns are one vector; words
+// of the left operand are broadcast. Packed rows and columns past the data are zero.
 
 #include "kernels/cpu/attention_simd.h"
 
@@ -12,7 +12,9 @@ namespace neox::cpu {
 constexpr std::int64_t round_up(std::int64_t x, std::int64_t step) {
   return (x + step - 1) / step * step;
 }
-constexpr std::int64_t div_up(std::int64_t x, std::int64_t y) { return (x + y - 1) / y; }
+constexpr std::int64_t div_up(std::int64_t x, std::int64_t y) {
+  return (x + y - 1) / y;
+}
 
 /// Products of floats.
 template <class SimdT>
@@ -63,8 +65,8 @@ struct FloatProduct {
         F v[kLanes];
 #pragma GCC unroll 16
         for (std::int64_t i = 0; i < kLanes; ++i) {
-          v[i] = r + i < n ? Simd::load_elements(from + (r + i) * stride + d, dim - d)
-                           : Simd::zero();
+          v[i] =
+              r + i < n ? Simd::load_elements(from + (r + i) * stride + d, dim - d) : Simd::zero();
         }
         Simd::transpose(v);
 #pragma GCC unroll 16
@@ -89,18 +91,16 @@ struct Bf16Product {
   static NEOX_INLINE F broadcast(const Word* a) {
     return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(*a)));
   }
-  static NEOX_INLINE F load(const Word* b) {
-    return _mm512_castsi512_ps(_mm512_loadu_si512(b));
-  }
+  static NEOX_INLINE F load(const Word* b) { return _mm512_castsi512_ps(_mm512_loadu_si512(b)); }
   static NEOX_INLINE F multiply_add(F acc, F a, F b) {
     return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
   }
   static NEOX_INLINE void store_words(Word* to, const F* rows) {
     // Columns of row 0 in the low half of the words, of row 1 in the high half.
     const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(rows[1], rows[0]);
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9,
-                                           24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
-                                           16, 0);
+    const __m512i order =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, both));
   }
   /// 32 neighbours of one row as 16 words.
@@ -110,7 +110,8 @@ struct Bf16Product {
 
   static NEOX_INLINE __m512i load_pairs(const bf16* p, std::int64_t n) {
     if (n >= 2 * kLanes) return _mm512_loadu_si512(p);
-    const auto mask = static_cast<__mmask32>((std::uint64_t{1} << std::max<std::int64_t>(n, 0)) - 1);
+    const auto mask =
+        static_cast<__mmask32>((std::uint64_t{1} << std::max<std::int64_t>(n, 0)) - 1);
     return _mm512_maskz_loadu_epi16(mask, p);
   }
   static NEOX_INLINE F load_row(const bf16* row, std::int64_t n) {
@@ -152,9 +153,9 @@ struct Bf16Product {
         F v[kLanes];
 #pragma GCC unroll 16
         for (std::int64_t i = 0; i < kLanes; ++i) {
-          v[i] = _mm512_castsi512_ps(
-              r + i < n ? load_pairs(from + (r + i) * stride + 2 * w, dim - 2 * w)
-                        : _mm512_setzero_si512());
+          v[i] = _mm512_castsi512_ps(r + i < n
+                                         ? load_pairs(from + (r + i) * stride + 2 * w, dim - 2 * w)
+                                         : _mm512_setzero_si512());
         }
         Simd::transpose(v);
 #pragma GCC unroll 16

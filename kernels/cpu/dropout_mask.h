@@ -8,39 +8,47 @@
 
 namespace neox::simd {
 
-inline constexpr std::int64_t kPhiloxBlock = 4 * kLanes;
+using Longs = std::uint64_t __attribute__((vector_size(64)));
 
-/// words[j] = philox_word(key, 4 * counter + j) for j < 64. One call of Philox gives four words,
-/// and 16 calls run side by side.
-inline void philox_block(RngKey key, std::uint64_t counter, std::uint32_t* words) {
-  std::uint32_t c0[kLanes], c1[kLanes], c2[kLanes] = {}, c3[kLanes] = {};
-  for (std::uint32_t i = 0; i < kLanes; ++i) {
-    const std::uint64_t mine = counter + i;
-    c0[i] = static_cast<std::uint32_t>(mine);
-    c1[i] = static_cast<std::uint32_t>(mine >> 32);
-  }
+/// Products of the lower halves of the lanes.
+inline Longs multiply_lower(Longs a, std::uint32_t b) {
+#ifdef __AVX512F__
+  return std::bit_cast<Longs>(
+      _mm512_maskz_mul_epu32(0xff, std::bit_cast<__m512i>(a), _mm512_set1_epi64(std::int64_t{b})));
+#else
+  return (a & 0xffffffffu) * std::uint64_t{b};
+#endif
+}
+
+/// words[j] = philox_word(key, 4 * counter + j) for j < 32: eight calls of Philox side by side, one
+/// in each 64-bit lane. Only the lower halves of the lanes mean anything; the products ignore the
+/// upper ones.
+inline void philox_eight(RngKey key, std::uint64_t counter, std::uint32_t* words) {
+  constexpr Longs kIndex = {0, 1, 2, 3, 4, 5, 6, 7};
+  Longs c0 = kIndex + counter, c1 = c0 >> 32, c2{}, c3{};
   auto k0 = static_cast<std::uint32_t>(key.value);
   auto k1 = static_cast<std::uint32_t>(key.value >> 32);
   for (int round = 0; round < 10; ++round) {
-    for (int i = 0; i < kLanes; ++i) {
-      const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c0[i];
-      const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * c2[i];
-      const std::uint32_t n0 = static_cast<std::uint32_t>(p1 >> 32) ^ c1[i] ^ k0;
-      const std::uint32_t n2 = static_cast<std::uint32_t>(p0 >> 32) ^ c3[i] ^ k1;
-      c1[i] = static_cast<std::uint32_t>(p1);
-      c3[i] = static_cast<std::uint32_t>(p0);
-      c0[i] = n0;
-      c2[i] = n2;
-    }
+    const Longs p0 = multiply_lower(c0, 0xD2511F53u), p1 = multiply_lower(c2, 0xCD9E8D57u);
+    c0 = (p1 >> 32) ^ c1 ^ std::uint64_t{k0};
+    c2 = (p0 >> 32) ^ c3 ^ std::uint64_t{k1};
+    c1 = p1;
+    c3 = p0;
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  for (int i = 0; i < kLanes; ++i) {
-    words[4 * i] = c0[i];
-    words[4 * i + 1] = c1[i];
-    words[4 * i + 2] = c2[i];
-    words[4 * i + 3] = c3[i];
-  }
+  const Longs first = (c0 & 0xffffffffu) | (c1 << 32), second = (c2 & 0xffffffffu) | (c3 << 32);
+  const Longs low = __builtin_shufflevector(first, second, 0, 8, 1, 9, 2, 10, 3, 11);
+  const Longs high = __builtin_shufflevector(first, second, 4, 12, 5, 13, 6, 14, 7, 15);
+  std::memcpy(words, &low, sizeof low);
+  std::memcpy(words + 16, &high, sizeof high);
+}
+
+/// words[j] = philox_word(key, 4 * counter + j) for j < kPhiloxBlock.
+inline constexpr std::int64_t kPhiloxBlock = 64;
+inline void philox_block(RngKey key, std::uint64_t counter, std::uint32_t* words) {
+  philox_eight(key, counter, words);
+  philox_eight(key, counter + 8, words + 32);
 }
 
 /// Keeps an element when uniform01(word) >= p, decided on integers: word >> 8 >= ceil(p 2^24).

@@ -93,11 +93,17 @@ struct WordSource {
           v[j] = kAlongRows ? word(kw + j, c + i) : word(kw + i, c + j);
         }
       } else if constexpr (kAlongRows) {
-        v = load<Words>(data + (c + i) * ld + kw * kPair);
+        const Element* row = data + (c + i) * ld + kw * kPair;
+        __builtin_prefetch(row + 2 * kTile * kPair);
+        v = load<Words>(row);
       } else if constexpr (kPair == 1) {
-        v = load<Words>(data + (kw + i) * ld + c);
+        const Element* row = data + (kw + i) * ld + c;
+        __builtin_prefetch(row + kTile * ld);
+        v = load<Words>(row);
       } else {
         const Element* row = data + 2 * (kw + i) * ld + c;
+        __builtin_prefetch(row + 2 * kTile * ld);
+        __builtin_prefetch(row + (2 * kTile + 1) * ld);
         const Words low = __builtin_convertvector(load<Halves>(row), Words);
         const Words high = __builtin_convertvector(load<Halves>(row + ld), Words);
         v = low | high << 16;
@@ -159,13 +165,14 @@ void transpose_words(const WordSource<kPair, false>& from, std::uint32_t* out,
 #pragma omp parallel for schedule(static)
   for (std::int64_t panel = 0; panel < panels; ++panel) {
     std::array<Floats, kPanel> totals{};
-    for (std::int64_t kt = 0; kt < k_tiles; ++kt) {
-      for (std::int64_t i = 0; i < kPanel; ++i) {
-        const std::int64_t c = (panel * kPanel + i) * kTile;
-        if (c >= cols) break;
+    for (std::int64_t i = 0; i < kPanel; ++i) {
+      const std::int64_t c = (panel * kPanel + i) * kTile;
+      if (c >= cols) break;
+      Floats& total = totals[static_cast<std::size_t>(i)];
+      for (std::int64_t kt = 0; kt < k_tiles; ++kt) {  // 16 sequential streams of stores
         Tile t;
         from.load_tile(kt * kTile, c, t);
-        if (sums != nullptr) totals[static_cast<std::size_t>(i)] += column_sum<kPair>(t);
+        if (sums != nullptr) total += column_sum<kPair>(t);
         transpose_tile(t);
         std::uint32_t* at = out + c * out_words + kt * kTile;
         for (std::int64_t j = 0; j < std::min(kTile, cols - c); ++j) {
