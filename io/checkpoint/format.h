@@ -58,8 +58,9 @@ struct VerifiedFile {
 /// Reads and checks header, size, table and metadata hash. Throws Error saying what does not match.
 VerifiedFile read_verified(const PosixFile& file);
 
-/// Throws Error unless the slice and the part to write lie inside the tensor, in host memory.
-void check_slice(const CheckpointTensor& tensor);
+/// Throws Error unless the slice lies inside the tensor, in host memory, and the part inside the
+/// slice (the part counts for nothing in a read that fills the whole slice).
+void check_slice(const CheckpointTensor& tensor, bool check_part);
 
 /// Flat bytes for messages between ranks: numbers and strings in the order they were put.
 class Packer {

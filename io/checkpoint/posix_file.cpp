@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <fcntl.h>
+#include <filesystem>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
 #include <utility>
+#include <vector>
 
 #include "core/base/error.h"
 
@@ -46,6 +49,19 @@ PosixFile::PosixFile(std::string path, int flags) : path_(std::move(path)) {
   descriptor_ =
       system_call("open", path_, [&] { return ::open(path_.c_str(), flags | O_CLOEXEC, 0666); });
   if (descriptor_ == -1) fail_call_with("open", path_, errno);
+}
+
+PosixFile PosixFile::scratch() {
+  std::error_code ignored;
+  const bool in_memory = ::access("/dev/shm", W_OK) == 0;
+  const std::string directory =
+      in_memory ? "/dev/shm" : std::filesystem::temp_directory_path(ignored).string();
+  PosixFile file;
+  file.path_ = directory + "/neox-layout-XXXXXX";
+  file.descriptor_ =
+      system_call("mkstemp", file.path_, [&] { return ::mkostemp(file.path_.data(), O_CLOEXEC); });
+  if (file.descriptor_ == -1) fail_call_with("mkstemp", file.path_, errno);
+  return file;
 }
 
 PosixFile::~PosixFile() {
@@ -95,6 +111,30 @@ void PosixFile::read(void* data, std::int64_t bytes, std::int64_t offset) const 
     to += n;
     bytes -= n;
     offset += n;
+  }
+}
+
+void PosixFile::copy_from(const PosixFile& from) const {
+  std::vector<std::byte> buffer(std::size_t{1} << 20);
+  const std::int64_t size = from.size();
+  for (std::int64_t at = 0; at < size;) {
+    const std::int64_t begin = ::lseek(from.descriptor_, at, SEEK_DATA);
+    if (begin == -1 && errno == ENXIO) return;  // nothing but a hole follows
+    if (begin == -1) fail_call_with("lseek", from.path_, errno);
+    const std::int64_t end = ::lseek(from.descriptor_, begin, SEEK_HOLE);
+    if (end == -1) fail_call_with("lseek", from.path_, errno);
+    for (at = begin; at < end;) {
+      const std::int64_t n = std::min(end - at, static_cast<std::int64_t>(buffer.size()));
+      from.read(buffer.data(), n, at);
+      write(buffer.data(), n, at);
+      at += n;
+    }
+  }
+}
+
+void PosixFile::resize(std::int64_t bytes) const {
+  if (system_call("ftruncate", path_, [&] { return ::ftruncate(descriptor_, bytes); }) == -1) {
+    fail_call_with("ftruncate", path_, errno);
   }
 }
 

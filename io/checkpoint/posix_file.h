@@ -12,6 +12,9 @@ class PosixFile {
   PosixFile() = default;
   /// open(2) with O_CLOEXEC.
   PosixFile(std::string path, int flags);
+  /// A new file of a unique name in memory (/dev/shm) or, where there is none, in the temporary
+  /// directory. The caller removes it.
+  static PosixFile scratch();
   ~PosixFile();
   PosixFile(PosixFile&& other) noexcept;
   PosixFile& operator=(PosixFile&& other) noexcept;
@@ -25,6 +28,9 @@ class PosixFile {
   void write(const void* data, std::int64_t bytes, std::int64_t offset) const;
   /// Exactly `bytes`: a file that ends before is an Error.
   void read(void* data, std::int64_t bytes, std::int64_t offset) const;
+  /// Writes what `from` holds, apart from its holes, at the same offsets of this file.
+  void copy_from(const PosixFile& from) const;
+  void resize(std::int64_t bytes) const;
   void sync() const;
   /// Reserves disk space for the first `bytes`, where the file system can (no fallback that
   /// writes).

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <filesystem>
 #include <map>
+#include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <system_error>
 #include <unistd.h>
@@ -79,7 +80,7 @@ std::string pack_local(std::span<const CheckpointTensor> tensors, std::int64_t s
   packer.put(step);
   for (const CheckpointTensor& tensor : tensors) {
     const Shard& shard = tensor.shard;
-    check_slice(tensor);
+    check_slice(tensor, true);
     if (tensor.write_begin < tensor.write_end) data_of(tensor);
     packer.put(tensor.path);
     packer.put(static_cast<std::int64_t>(shard.dtype));
@@ -174,6 +175,15 @@ void check_space(const std::string& directory, std::int64_t bytes) {
           format_bytes(static_cast<std::uint64_t>(available)));
 }
 
+void check_size_limit(std::int64_t bytes) {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return;
+  require(static_cast<std::uint64_t>(bytes + kSpaceReserve) <= limit.rlim_cur,
+          "the checkpoint needs a file of {}; this process may write files of {} (ulimit -f)",
+          format_bytes(static_cast<std::uint64_t>(bytes + kSpaceReserve)),
+          format_bytes(limit.rlim_cur));
+}
+
 void prepare_directory(const std::string& directory) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
@@ -184,21 +194,33 @@ void prepare_directory(const std::string& directory) {
   remove_leftovers(directory);
 }
 
+struct RemoveAtExit {
+  const std::string& path;
+  ~RemoveAtExit() { unlink(path.c_str()); }
+};
+
 void lay_out_on_rank_0(StagedFile& staged, const std::string& directory, const Plan& plan,
                        const CheckpointInfo& info) {
   prepare_directory(directory);
   std::int64_t bytes = plan.bytes;
   for (const auto& [path, text] : info.texts) bytes += static_cast<std::int64_t>(text.size());
   check_space(directory, bytes);
+  check_size_limit(bytes);
   staged.temporary = directory + "/" + temporary_file_name(info.step);
   staged.final_path = directory + "/" + checkpoint_file_name(info.step);
   staged.owner = true;
-  staged.layout = create_hdf5_layout(staged.temporary, plan.tensors, info);
-  staged.file = PosixFile(staged.temporary, O_RDWR);
+  // The library cannot close a file whose disk is full, and then crashes at exit: it gets a sparse
+  // file in memory, and everything that reaches the disk goes through calls that report errors.
+  const PosixFile image = PosixFile::scratch();
+  const RemoveAtExit remove{image.path()};
+  staged.layout = create_hdf5_layout(image.path(), plan.tensors, info);
+  staged.file = PosixFile(staged.temporary, O_RDWR | O_CREAT | O_EXCL);
   static_cast<void>(staged.file.try_lock());
   FileHeader& header = staged.layout.header;
-  header.file_bytes = staged.file.size();
+  header.file_bytes = image.size();
+  staged.file.resize(header.file_bytes);
   staged.file.reserve(header.file_bytes);
+  staged.file.copy_from(image);
   auto entry = staged.layout.entries.begin() + static_cast<std::ptrdiff_t>(plan.tensors.size());
   for (const auto& [path, text] : info.texts) {
     std::string padded = text;  // the dataset of an empty text is one zero byte

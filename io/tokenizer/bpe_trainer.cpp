@@ -8,6 +8,7 @@
 
 #include "core/base/error.h"
 #include "io/tokenizer/byte_alphabet.h"
+#include "io/tokenizer/utf8.h"
 
 namespace neox {
 namespace {
@@ -109,6 +110,8 @@ class Trainer {
   void add_special_tokens() {
     for (const std::string& token : options_.special_tokens) {
       require(!token.empty(), "a special token is empty");
+      require(find_invalid_utf8(token) == std::string_view::npos,
+              "the special token '{}' is not valid UTF-8", to_valid_utf8(token));
       require(!ids_.contains(token), "the special token '{}' is given twice", token);
       token_id(token);
     }

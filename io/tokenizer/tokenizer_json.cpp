@@ -8,6 +8,7 @@
 
 #include "core/base/error.h"
 #include "io/tokenizer/bpe_tokenizer.h"
+#include "io/tokenizer/byte_alphabet.h"
 #include "io/tokenizer/gpt2_scanner.h"
 
 namespace neox {
@@ -304,6 +305,24 @@ void read_merges(const Node& node, BpeDescription& out) {
   }
 }
 
+// With a token for every byte, as byte-level vocabularies have, none of this matters.
+void read_unknown(const Node& node, BpeDescription& out) {
+  const auto& bytes = byte_characters();
+  if (std::all_of(bytes.begin(), bytes.end(),
+                  [&](const std::string& byte) { return out.vocab.contains(byte); })) {
+    return;
+  }
+  for (const char* key : {"byte_fallback", "fuse_unk"}) {
+    const Node flag = node.get(key);
+    if (flag.flag(false)) flag.refuse("not supported for a vocabulary that lacks some bytes");
+  }
+  const Node unknown = node.get("unk_token");
+  if (unknown.text_or("").empty()) return;
+  const auto entry = out.vocab.find(unknown.text());
+  if (entry == out.vocab.end()) unknown.refuse("'{}' is not in the vocabulary", unknown.text());
+  out.unknown = entry->second;
+}
+
 void read_model(const Node& node, BpeDescription& out) {
   const std::string type = node.get("type").text_or("BPE");
   if (type != "BPE") node.refuse("the model is '{}'; only byte-level BPE is supported", type);
@@ -318,11 +337,7 @@ void read_model(const Node& node, BpeDescription& out) {
   out.ignore_merges = node.get("ignore_merges").flag(false);
   read_vocab(node.get("vocab"), out);
   read_merges(node.get("merges"), out);
-  const Node unknown = node.get("unk_token");
-  if (!unknown.text_or("").empty()) {
-    const auto entry = out.vocab.find(unknown.text());
-    if (entry != out.vocab.end()) out.unknown = entry->second;
-  }
+  read_unknown(node, out);
 }
 
 void read_added_tokens(const Node& node, BpeDescription& out) {

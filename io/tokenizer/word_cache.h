@@ -73,22 +73,27 @@ class ShortWordCache {
 
   /// Writes the word's ids at out[0, 4) and returns how many count; 0: not known.
   std::size_t find(const Key& key, std::int32_t* out) const {
-    const Slot& slot = slots_[index_of(key)];
-    if (slot.key.low != key.low || slot.key.high != key.high) return 0;
-    std::memcpy(out, slot.ids.data(), sizeof slot.ids);
-    const auto first = static_cast<std::uint32_t>(slot.ids[0]);
+    const Slot* slot = &slots_[index_of(key)];
+    if (slot->key.low != key.low || slot->key.high != key.high) {
+      ++slot;
+      if (slot->key.low != key.low || slot->key.high != key.high) return 0;
+    }
+    std::memcpy(out, slot->ids.data(), sizeof slot->ids);
+    const auto first = static_cast<std::uint32_t>(slot->ids[0]);
     out[0] = static_cast<std::int32_t>(first & kMaxId);
     return first >> 28;
   }
+  /// The word takes the first of its two slots, what was there the second.
   void insert(const Key& key, std::span<const std::int32_t> ids) {
-    Slot& slot = slots_[index_of(key)];
-    slot.key = key;
-    std::memcpy(slot.ids.data(), ids.data(), ids.size_bytes());
-    slot.ids[0] |= static_cast<std::int32_t>(ids.size() << 28);
+    Slot* slot = &slots_[index_of(key)];
+    slot[1] = slot[0];
+    slot->key = key;
+    std::memcpy(slot->ids.data(), ids.data(), ids.size_bytes());
+    slot->ids[0] |= static_cast<std::int32_t>(ids.size() << 28);
   }
 
  private:
-  static constexpr std::size_t kSlotBits = 14;
+  static constexpr std::size_t kPairBits = 15;  // two slots, a cache line, for each hash: 2 MiB
   struct alignas(32) Slot {
     Key key{0, 0};
     std::array<std::int32_t, kMaxIds> ids{};  // the count in the upper 4 bits of the first
@@ -114,10 +119,10 @@ class ShortWordCache {
     std::uint64_t h = key.low * 0x9E3779B97F4A7C15u;
     h ^= h >> 32;
     h = (h ^ key.high) * 0xD6E8FEB86659FD93u;
-    return h >> (64 - kSlotBits);
+    return 2 * (h >> (64 - kPairBits));
   }
 
-  std::vector<Slot> slots_ = std::vector<Slot>(std::size_t{1} << kSlotBits);
+  std::vector<Slot> slots_ = std::vector<Slot>(std::size_t{2} << kPairBits);
 };
 inline const ShortWordCache::Masks ShortWordCache::kMasks{};
 

@@ -48,6 +48,7 @@ class BackwardTask {
   static constexpr std::int64_t kRows = S::kTileRows;
   static constexpr std::int64_t kKeys = P::kKeyBlock;
   static constexpr int kVectors = P::kScoreVectors;
+  static constexpr std::int64_t kPrefetchRows = 12;  // for one score tile
 
  public:
   BackwardTask(const AttentionProblem& p, const BackwardTensors& t, std::byte* memory)
@@ -128,6 +129,7 @@ class BackwardTask {
         const std::int64_t count = std::min(kQueryBlock, p_.query_length - i);
         const std::int64_t diagonal = i + offset_ - first;
         pack_queries(sample, kv_head * group_ + g, i, count);
+        prefetch_after(sample, kv_head, g, i, first, first_query);
         score(sample, kv_head * group_ + g, i, count, first, n);
         add_key_gradients(count, n, diagonal);
         if constexpr (kQueries) {
@@ -147,6 +149,8 @@ class BackwardTask {
     for (std::int64_t j = 0; j < first + count + offset_; j += kKeys) {
       const std::int64_t n = std::min(kKeys, p_.key_length - j);
       pack_keys(sample, head / group_, j, n);
+      prefetcher_.clear();
+      if (j + kKeys < first + count + offset_) prefetch_keys(sample, head / group_, j + kKeys);
       score(sample, head, first, count, j, n);
       add_query_gradient(count, n, first + offset_ - j, dq_block_);
     }
@@ -167,8 +171,7 @@ class BackwardTask {
     const std::int64_t rows = round_up(count, kRows);
     const std::int64_t width = p_.heads * p_.head_dim;
     const T* q = row_of<T>(t_.q, sample, first, head);
-    const T* dout = reinterpret_cast<const T*>(t_.dout) +
-                    (sample * p_.query_length + first) * width + head * p_.head_dim;
+    const T* dout = dout_row(sample, first, head);
     P::pack_rows(q, t_.q.row_stride, count, rows, p_.head_dim, q_rows_, word_ld_);
     P::pack_rows(dout, width, count, rows, p_.head_dim, dout_rows_, word_ld_);
     if constexpr (P::kPair > 1) {
@@ -184,6 +187,35 @@ class BackwardTask {
     }
   }
 
+  void prefetch_keys(std::int64_t sample, std::int64_t kv_head, std::int64_t first) {
+    const std::int64_t n = std::min(kKeys, p_.key_length - first);
+    prefetcher_.add(row_of<T>(t_.k, sample, first, kv_head), t_.k.row_stride, n, p_.head_dim);
+    prefetcher_.add(row_of<T>(t_.v, sample, first, kv_head), t_.v.row_stride, n, p_.head_dim);
+  }
+
+  // Prefetches what run_key_block() packs after queries `i` of the group's head g.
+  void prefetch_after(std::int64_t sample, std::int64_t kv_head, std::int64_t g, std::int64_t i,
+                      std::int64_t first_key, std::int64_t first_query) {
+    prefetcher_.clear();
+    std::int64_t next = i + kQueryBlock;
+    if (next >= p_.query_length) {
+      next = first_query;
+      ++g;
+    }
+    if (g < group_) {
+      const std::int64_t head = kv_head * group_ + g;
+      const std::int64_t count = std::min(kQueryBlock, p_.query_length - next);
+      prefetcher_.add(row_of<T>(t_.q, sample, next, head), t_.q.row_stride, count, p_.head_dim);
+      prefetcher_.add(dout_row(sample, next, head), p_.heads * p_.head_dim, count, p_.head_dim);
+    } else if (first_key + kKeys < p_.key_length) {
+      prefetch_keys(sample, kv_head, first_key + kKeys);
+    }
+  }
+  const T* dout_row(std::int64_t sample, std::int64_t query, std::int64_t head) const {
+    return reinterpret_cast<const T*>(t_.dout) +
+           ((sample * p_.query_length + query) * p_.heads + head) * p_.head_dim;
+  }
+
   // P and dS of the packed queries and keys.
   void score(std::int64_t sample, std::int64_t head, std::int64_t first_query, std::int64_t count,
              std::int64_t first_key, std::int64_t n) {
@@ -191,32 +223,37 @@ class BackwardTask {
     if (keep_ != nullptr) draw_dropout(sample, head, first_query, count, first_key, n);
     for (std::int64_t v = 0; v * kLanes < n; v += kVectors) {
       for (std::int64_t r = 0; r < count; r += kRows) {
-        if (v * kLanes >= r + kRows + diagonal) continue;
+        const std::int64_t seen = std::min(n, r + kRows + diagonal) - v * kLanes;  // by any row
+        if (seen <= 0) continue;
         const bool whole = (v + kVectors) * kLanes <= std::min(n, r + diagonal + 1);
         if (keep_ != nullptr) {
-          score_tile<true, true>(r, v, diagonal, n);
+          score_tile<kVectors, true, true>(r, v, diagonal, n);
         } else if (whole) {
-          score_tile<false, false>(r, v, diagonal, n);
+          score_tile<kVectors, false, false>(r, v, diagonal, n);
+        } else if (seen > kLanes) {
+          score_tile<kVectors, true, false>(r, v, diagonal, n);
         } else {
-          score_tile<true, false>(r, v, diagonal, n);
+          score_tile<1, true, false>(r, v, diagonal, n);
         }
+        prefetcher_.step(kPrefetchRows);
       }
     }
   }
 
-  template <bool kMasked, bool kDropout>
-  void score_tile(std::int64_t r, std::int64_t v, std::int64_t diagonal, std::int64_t n) {
-    alignas(64) float probs[kRows][kVectors * kLanes];
-    F acc[kRows][kVectors];
+  template <int V, bool kMasked, bool kDropout>
+  __attribute__((noinline)) void score_tile(std::int64_t r, std::int64_t v, std::int64_t diagonal,
+                                            std::int64_t n) {
+    alignas(64) float probs[kRows][V * kLanes];
+    F acc[kRows][V];
     clear(acc);
-    multiply<P, kRows, kVectors, Left::rows>(acc, q_rows_ + r * word_ld_, word_ld_,
-                                             keys_t_ + v * kLanes, kKeys, steps_);
+    multiply<P, kRows, V, Left::rows>(acc, q_rows_ + r * word_ld_, word_ld_, keys_t_ + v * kLanes,
+                                      kKeys, steps_);
     const F scale = S::set1(p_.scale * std::numbers::log2e_v<float>);
 #pragma GCC unroll 16
     for (std::int64_t i = 0; i < kRows; ++i) {
       const F shift = S::set1(-lse2_[r + i]);
 #pragma GCC unroll 4
-      for (int u = 0; u < kVectors; ++u) {
+      for (int u = 0; u < V; ++u) {
         F p = S::template exp2<P::kExpDegree>(S::fma(acc[i][u], scale, shift));
         if constexpr (kMasked) {
           const std::int64_t seen = std::min(n, r + i + diagonal + 1) - (v + u) * kLanes;
@@ -228,25 +265,26 @@ class BackwardTask {
     }
     store_columns(acc, probs_, r, v);
     clear(acc);
-    multiply<P, kRows, kVectors, Left::rows>(acc, dout_rows_ + r * word_ld_, word_ld_,
-                                             values_t_ + v * kLanes, kKeys, steps_);
+    multiply<P, kRows, V, Left::rows>(acc, dout_rows_ + r * word_ld_, word_ld_,
+                                      values_t_ + v * kLanes, kKeys, steps_);
 #pragma GCC unroll 16
     for (std::int64_t i = 0; i < kRows; ++i) {
       const F delta = S::set1(delta_[r + i]);
 #pragma GCC unroll 4
-      for (int u = 0; u < kVectors; ++u) {
+      for (int u = 0; u < V; ++u) {
         if constexpr (kDropout) acc[i][u] = acc[i][u] * keep(r + i, v + u);
         acc[i][u] = (acc[i][u] - delta) * S::load(&probs[i][u * kLanes]);
       }
       if constexpr (P::kPair > 1) {
         P::store_row(ds_rows_ + (r + i) * (kKeys / P::kPair) + v * kLanes / P::kPair, acc[i][0],
-                     acc[i][1]);
+                     V > 1 ? acc[i][V - 1] : S::zero());
       }
     }
     store_columns(acc, ds_columns_, r, v);
   }
 
-  static NEOX_INLINE void clear(F (&acc)[kRows][kVectors]) {
+  template <int V>
+  static NEOX_INLINE void clear(F (&acc)[kRows][V]) {
 #pragma GCC unroll 16
     for (auto& row : acc) {
 #pragma GCC unroll 4
@@ -257,12 +295,13 @@ class BackwardTask {
     return S::load(keep_ + row * kKeys + vector * kLanes);
   }
   // Rows r.. of a score tile as words [queries / pair][keys].
-  static NEOX_INLINE void store_columns(const F (&acc)[kRows][kVectors], Word* to, std::int64_t r,
+  template <int V>
+  static NEOX_INLINE void store_columns(const F (&acc)[kRows][V], Word* to, std::int64_t r,
                                         std::int64_t v) {
 #pragma GCC unroll 16
     for (std::int64_t i = 0; i < kRows; i += P::kPair) {
 #pragma GCC unroll 4
-      for (int u = 0; u < kVectors; ++u) {
+      for (int u = 0; u < V; ++u) {
         F rows[P::kPair];
 #pragma GCC unroll 2
         for (int h = 0; h < P::kPair; ++h) rows[h] = acc[i + h][u];
@@ -321,6 +360,7 @@ class BackwardTask {
   std::int64_t steps_;    // words along head_dim
   std::int64_t word_ld_;  // the same, padded
   std::int64_t dim_;      // head_dim, padded
+  RowPrefetcher prefetcher_;
   std::size_t bytes_ = 0;
   Word* keys_t_ = nullptr;      // [word_ld][kKeys]
   Word* values_t_ = nullptr;    // [word_ld][kKeys]

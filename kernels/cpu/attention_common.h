@@ -47,6 +47,35 @@ T* row_of(const Heads& h, std::int64_t sample, std::int64_t position, std::int64
          head * h.head_stride;
 }
 
+/// Rows that will be packed next. A few are fetched into the second-level cache between products,
+/// so that packing does not wait for memory: head rows lie far apart, where hardware does not look.
+class RowPrefetcher {
+ public:
+  void clear() { first_ = count_ = 0; }
+  template <class T>
+  void add(const T* rows, std::int64_t stride, std::int64_t count, std::int64_t dim) {
+    constexpr auto kSize = static_cast<std::int64_t>(sizeof(T));
+    ranges_[count_++] = {reinterpret_cast<const char*>(rows), stride * kSize, count, dim * kSize};
+  }
+  NEOX_INLINE void step(std::int64_t rows) {
+    for (; rows > 0 && first_ < count_; --rows) {
+      Range& r = ranges_[first_];
+      for (std::int64_t b = 0; b < r.bytes; b += 64) __builtin_prefetch(r.at + b, 0, 2);
+      r.at += r.stride;
+      if (--r.count <= 0) ++first_;
+    }
+  }
+
+ private:
+  struct Range {
+    const char* at;
+    std::int64_t stride, count, bytes;
+  };
+  Range ranges_[4];
+  int first_ = 0;
+  int count_ = 0;
+};
+
 /// to[i] = 0 or 1/(1-p), the factor of the probability with draw index first + i.
 void dropout_factors(const AttentionDropout& dropout, std::uint64_t first, std::span<float> to);
 

@@ -96,6 +96,8 @@ class ForwardTask {
                    p_.head_dim, keys_, key_ld_);
       P::pack_pairs(row_of<T>(v, sample, j, kv_head), v.row_stride, n, round_up(n, P::kPair),
                     p_.head_dim, values_, value_ld_);
+      prefetch_keys(k, v, sample, kv_head, j + P::kKeyBlock, keys,
+                    static_cast<std::int64_t>(tiles.size()));
       for (std::size_t t = 0; t < tiles.size(); ++t) {
         const std::int64_t diagonal = tiles[t].first + p_.key_length - p_.query_length - j;
         if (diagonal + tiles[t].count <= 0) continue;
@@ -109,16 +111,24 @@ class ForwardTask {
   }
 
  private:
+  // Spreads the fetches of the keys after the current block over its softmaxes.
+  void prefetch_keys(const ConstHeads& k, const ConstHeads& v, std::int64_t sample,
+                     std::int64_t kv_head, std::int64_t first, std::int64_t keys,
+                     std::int64_t tiles) {
+    prefetcher_.clear();
+    const std::int64_t n = std::min(P::kKeyBlock, keys - first);
+    if (n <= 0) return;
+    prefetcher_.add(row_of<T>(k, sample, first, kv_head), k.row_stride, n, p_.head_dim);
+    prefetcher_.add(row_of<T>(v, sample, first, kv_head), v.row_stride, n, p_.head_dim);
+    prefetch_rows_ = div_up(2 * n * kLanes, tiles * kQueryBlock);
+  }
+
   // Adds `n` packed keys to the state of tile t: its query i sees key j when j <= i + diagonal.
   void add_keys(std::int64_t t, std::int64_t count, std::int64_t n, std::int64_t diagonal) {
-    multiply_block<P, Left::rows, Into::overwrite>(
-        round_up(n, kRows), div_up(count, kLanes), keys_, key_ld_,
-        queries_ + t * key_ld_ * kQueryBlock, kQueryBlock, scores_, kQueryBlock, nullptr,
-        [&](std::int64_t r, std::int64_t v, std::int64_t width) {
-          return r >= (v + width) * kLanes + diagonal ? Steps{} : Steps{0, steps_};
-        });
+    multiply_scores(queries_ + t * key_ld_ * kQueryBlock, count, n, diagonal);
     alignas(64) float rescale[kQueryBlock];
     for (std::int64_t v = 0; v < count; v += kLanes) {
+      prefetcher_.step(prefetch_rows_);
       const std::int64_t end = std::min(n, v + kLanes + diagonal);
       if (end > 0) {
         softmax(t * kQueryBlock + v, v, end, diagonal + v, rescale + v);
@@ -132,6 +142,31 @@ class ForwardTask {
         [&](std::int64_t r, std::int64_t, std::int64_t) {
           return Steps{0, div_up(std::min(n, r + kRows + diagonal), P::kPair)};
         });
+  }
+
+  // scores [keys][queries], left out where no query of a vector sees a key.
+  void multiply_scores(const Word* queries, std::int64_t count, std::int64_t n,
+                       std::int64_t diagonal) {
+    constexpr int kMost = P::kScoreVectors;
+    const std::int64_t vectors = div_up(count, kLanes);
+    for (std::int64_t v = 0; v < vectors; v += kMost) {
+      for (std::int64_t r = 0; r < n; r += kRows) {
+        // The first vector that sees key r, which lies in front of all later ones that do.
+        const std::int64_t from = std::max(v, floor_div(r - diagonal, kLanes));
+        const std::int64_t width = std::min(v + kMost, vectors) - from;
+        if (width <= 0) continue;
+        const auto run = [&]<int kWidth>() {
+          multiply_tile<P, kWidth, Left::rows, Into::overwrite>(
+              keys_ + r * key_ld_, key_ld_, queries + from * kLanes, kQueryBlock, steps_,
+              scores_ + r * kQueryBlock + from * kLanes, kQueryBlock, nullptr);
+        };
+        if (kMost > 1 && width > 1) {
+          run.template operator()<kMost>();
+        } else {
+          run.template operator()<1>();
+        }
+      }
+    }
   }
 
   // Turns the scores of 16 queries (columns v..v+15) with keys [0, end) into probabilities and
@@ -199,7 +234,18 @@ class ForwardTask {
     }
   }
 
+  void write_lse(std::int64_t t, const QueryTile& tile, std::int64_t sample, float* lse) {
+    lse += (sample * p_.heads + tile.head) * p_.query_length + tile.first;
+    for (std::int64_t i = 0; i < tile.count; i += kLanes) {
+      const std::int64_t state = t * kQueryBlock + i;
+      const F log2_sum =
+          S::fma(S::load(max_ + state), S::set1(log2_scale_), log2<S>(S::load(sum_ + state)));
+      S::store_elements(lse + i, log2_sum * S::set1(std::numbers::ln2_v<float>), tile.count - i);
+    }
+  }
+
   void write(std::int64_t t, const QueryTile& tile, std::int64_t sample, Tensor out, float* lse) {
+    if (lse != nullptr) write_lse(t, tile, sample, lse);
     const std::int64_t width = p_.heads * p_.head_dim;
     for (std::int64_t i = 0; i < tile.count; ++i) {
       const std::int64_t state = t * kQueryBlock + i;
@@ -209,10 +255,6 @@ class ForwardTask {
       for (std::int64_t d = 0; d < p_.head_dim; d += kLanes) {
         S::store_elements(to + d, S::load(out_ + state * value_ld_ + d) * norm, p_.head_dim - d);
       }
-      if (lse != nullptr) {
-        lse[(sample * p_.heads + tile.head) * p_.query_length + tile.first + i] =
-            max_[state] * log2_scale_ * std::numbers::ln2_v<float> + std::log(sum_[state]);
-      }
     }
   }
 
@@ -221,6 +263,8 @@ class ForwardTask {
   std::int64_t key_ld_;    // the same, padded
   std::int64_t value_ld_;  // head_dim, padded
   float log2_scale_;
+  RowPrefetcher prefetcher_;
+  std::int64_t prefetch_rows_ = 0;  // for one softmax
   std::size_t bytes_ = 0;
   Word* queries_ = nullptr;  // [tiles][key_ld][64]: transposed
   float* out_ = nullptr;     // [tiles][64][value_ld], relative to the maximum

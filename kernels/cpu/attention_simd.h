@@ -41,6 +41,20 @@ struct Exp2Coefficients<6> {
                                 0x1.3b2dbcp-7f, 0x1.5f456ap-10f, 0x1.41d334p-13f};
 };
 
+/// log2 of positive normal numbers, NaN for NaN: m 2^e with m in [1/sqrt 2, sqrt 2), and the series
+/// of artanh((m - 1) / (m + 1)), whose first dropped term is below 2^-31.
+template <class S>
+NEOX_INLINE typename S::F log2(typename S::F x) {
+  using F = typename S::F;
+  const auto [m, e] = S::split(x);
+  const F s = (m - S::set1(1.0f)) / (m + S::set1(1.0f));
+  const F s2 = s * s;
+  F y = S::set1(2.885390082f / 9);  // 2 log2(e) / 9
+#pragma GCC unroll 4
+  for (int i = 7; i >= 1; i -= 2) y = S::fma(y, s2, S::set1(2.885390082f / static_cast<float>(i)));
+  return S::fma(y, s, e);
+}
+
 struct Portable {
   typedef float F __attribute__((vector_size(64)));
   typedef std::int32_t M __attribute__((vector_size(64)));  // all bits of a lane set: true
@@ -87,6 +101,19 @@ struct Portable {
     bits += exponent << 23;
     std::memcpy(&y, &bits, sizeof y);
     return x < -126.0f ? F{} : y;
+  }
+
+  struct Split {
+    F mantissa, exponent;
+  };
+  static NEOX_INLINE Split split(F x) {
+    M bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    const M e = (bits - 0x3f3504f3) >> 23;  // 0x3f3504f3: 1/sqrt 2
+    bits -= e << 23;
+    F m;
+    std::memcpy(&m, &bits, sizeof m);
+    return {x == x ? m : x, __builtin_convertvector(e, F)};
   }
 
   template <class T>
@@ -149,6 +176,19 @@ struct Avx512 {
 #pragma GCC unroll 8
     for (int i = kDegree - 1; i >= 0; --i) y = fma(y, f, set1(c[i]));
     return _mm512_scalef_ps(y, n);
+  }
+
+  struct Split {
+    F mantissa, exponent;
+  };
+  static NEOX_INLINE Split split(F x) {
+    // 0x3f3504f3: 1/sqrt 2
+    const __m512i shifted = _mm512_sub_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x3f3504f3));
+    const __m512i e = _mm512_srai_epi32(shifted, 23);
+    const __m512i bits = _mm512_sub_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(e, 23));
+    const F m =
+        _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_castsi512_ps(bits), x);
+    return {m, _mm512_cvtepi32_ps(e)};
   }
 
   static NEOX_INLINE F from_bits(__m256i bits, bf16) {

@@ -16,6 +16,11 @@ constexpr std::int64_t div_up(std::int64_t x, std::int64_t y) {
   return (x + y - 1) / y;
 }
 
+/// Rounds towards minus infinity.
+constexpr std::int64_t floor_div(std::int64_t x, std::int64_t y) {
+  return x >= 0 ? x / y : -((-x + y - 1) / y);
+}
+
 /// Products of floats.
 template <class SimdT>
 struct FloatProduct {
@@ -192,9 +197,10 @@ NEOX_INLINE void multiply(typename P::F (&acc)[R][V], const typename P::Word* a,
 enum class Into { overwrite, add, rescale };
 
 template <class P, int V, Left kLeft, Into kInto>
-void multiply_tile(const typename P::Word* a, std::int64_t lda, const typename P::Word* b,
-                   std::int64_t ldb, std::int64_t steps, float* c, std::int64_t ldc,
-                   const float* scale) {
+__attribute__((noinline)) void multiply_tile(const typename P::Word* a, std::int64_t lda,
+                                             const typename P::Word* b, std::int64_t ldb,
+                                             std::int64_t steps, float* c, std::int64_t ldc,
+                                             const float* scale) {
   using S = typename P::Simd;
   constexpr int kRows = S::kTileRows;
   typename P::F acc[kRows][V];

@@ -20,9 +20,11 @@ struct PackedLayout {
 };
 
 /// Packs b[k][c] = source[c * ld + k], e.g. a weight [out, in] for y = x W^T. Padding becomes 0.
+/// `packed` is aligned to 64 bytes.
 void pack_transposed(const void* source, std::int64_t ld, const PackedLayout& layout, void* packed);
 
 /// Packs b[k][c] = source[k * ld + c], e.g. a weight [out, in] for dx = dy W. Padding becomes 0.
+/// `packed` is aligned to 64 bytes.
 void pack_rows(const void* source, std::int64_t ld, const PackedLayout& layout, void* packed);
 
 /// Leading dimension, in elements, of the transpose of a matrix of `rows` rows: whole blocks of 16

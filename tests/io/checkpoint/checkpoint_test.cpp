@@ -218,12 +218,14 @@ TEST_F(CheckpointTest, FullDiskIsFoundBeforeAnythingIsWritten) {
   if (mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=30m") != 0) {
     GTEST_SKIP() << "mounting a small file system needs root";
   }
+  // Undone whatever happens: the fixture removes the directory.
+  const auto unmount = [](const std::string* at) { umount(at->c_str()); };
+  const std::unique_ptr<const std::string, decltype(unmount)> mounted(&disk, unmount);
   save(group, disk, 1);
   const std::string filler(static_cast<std::size_t>(fs::space(disk).available) - (5u << 20), 'x');
   write_bytes(disk + "/filler", filler);
   EXPECT_THAT(error_of([&] { save(group, disk, 2); }), HasSubstr("not enough space in " + disk));
   EXPECT_EQ(open_newest(group, disk)->info().step, 1);
-  EXPECT_EQ(umount(disk.c_str()), 0);
 }
 
 }  // namespace
