@@ -1,5 +1,8 @@
 // Reads Hugging Face's tokenizer.json and GPT-2's vocab.json + merges.txt.
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <sstream>
@@ -62,11 +65,17 @@ struct Node {
 };
 
 std::string read_file(const std::string& path) {
+  std::error_code ignored;
+  require(!std::filesystem::is_directory(path, ignored),
+          "the tokenizer file {} is a directory; name the file inside it", path);
+  errno = 0;
   std::ifstream in(path, std::ios::binary);
-  require(in.good(), "can't open the tokenizer file {}", path);
+  require(in.good(), "can't open the tokenizer file {}: {}", path, std::strerror(errno));
+  require(in.peek() != std::ifstream::traits_type::eof(), "the tokenizer file {} is empty", path);
   std::ostringstream all;
   all << in.rdbuf();
-  require(in.good() && all.good(), "can't read the tokenizer file {} (is it a directory?)", path);
+  require(in.good() && all.good(), "can't read the tokenizer file {}: {}", path,
+          std::strerror(errno));
   return std::move(all).str();
 }
 
@@ -74,7 +83,8 @@ Json parse_json(const std::string& path) {
   try {
     return Json::parse(read_file(path));
   } catch (const Json::parse_error& error) {
-    fail("{}: not valid JSON: {}", path, error.what());
+    const std::string_view what = error.what();  // "[json.exception.parse_error.101] …"
+    fail("{}: not valid JSON: {}", path, what.substr(std::min(what.find("] ") + 2, what.size())));
   }
 }
 

@@ -21,6 +21,10 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kFolder = "case";
+// Without mpirun a program then starts no MPI daemon and looks for no network, which take most of a
+// second.
+constexpr const char* kQuickStart =
+    "export OMPI_MCA_ess_singleton_isolated=1 OMPI_MCA_pml=ob1 OMPI_MCA_btl=self\n";
 
 std::string text_of(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
@@ -53,7 +57,8 @@ void expect_nothing_lost(const std::map<std::string, std::string>& before,
     }
   }
   for (const auto& [path, text] : after) {
-    EXPECT_TRUE(before.contains(path) || is_index_cache(path)) << path << " was left behind";
+    const bool harmless = is_index_cache(path) || text == "/";  // an empty folder
+    EXPECT_TRUE(before.contains(path) || harmless) << path << " was left behind";
   }
 }
 
@@ -111,7 +116,8 @@ TEST_P(Mistake, IsAnsweredClearlyAndNothingIsLost) {
   if (!row.damage.empty()) workspace.run_ok("set -e\n" + row.damage, kFolder);
   const auto before = files_below(folder);
   const auto start = std::chrono::steady_clock::now();
-  const CommandResult result = workspace.run(row.command, kFolder);
+  const bool alone = !row.command.starts_with("mpirun");
+  const CommandResult result = workspace.run((alone ? kQuickStart : "") + row.command, kFolder);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   SCOPED_TRACE(fmt::format("$ {}\n{}{}", row.command, result.out, result.err));
 
@@ -121,7 +127,7 @@ TEST_P(Mistake, IsAnsweredClearlyAndNothingIsLost) {
   EXPECT_EQ(result.out, "");
   const std::size_t name = row.command.find("neox_");
   const std::string program = row.command.substr(name, row.command.find(' ', name) - name);
-  const auto lines = error_lines(result.err, program, !row.command.starts_with("mpirun"));
+  const auto lines = error_lines(result.err, program, alone);
   EXPECT_EQ(static_cast<int>(lines.size()), row.problems);
   std::string text;
   for (const std::string& line : lines) {
@@ -134,7 +140,7 @@ TEST_P(Mistake, IsAnsweredClearlyAndNothingIsLost) {
   }
   for (const char* internal :
        {"internal error", "std::", "boost", ".cpp:", "terminate", "basic_"}) {
-    EXPECT_EQ(result.err.find(internal), std::string::npos)
+    EXPECT_EQ((alone ? result.err : text).find(internal), std::string::npos)
         << "meant for programmers: " << internal;
   }
   expect_nothing_lost(before, files_below(folder));
