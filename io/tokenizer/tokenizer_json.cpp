@@ -1,5 +1,6 @@
 // Reads Hugging Face's tokenizer.json and GPT-2's vocab.json + merges.txt.
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <sstream>
@@ -62,12 +63,15 @@ struct Node {
 };
 
 std::string read_file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
+  require(!std::filesystem::is_directory(path),
+          "{} is a directory; the tokenizer must be a file (tokenizer.json)", path);
+  std::ifstream in(path, std::ios::binary | std::ios::ate);
   require(in.good(), "can't open the tokenizer file {}", path);
-  std::ostringstream all;
-  all << in.rdbuf();
-  require(in.good() && all.good(), "can't read the tokenizer file {} (is it a directory?)", path);
-  return std::move(all).str();
+  std::string text(static_cast<std::size_t>(in.tellg()), '\0');
+  in.seekg(0);
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  require(in.good(), "can't read the tokenizer file {}", path);
+  return text;
 }
 
 Json parse_json(const std::string& path) {
