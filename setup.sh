@@ -18,6 +18,7 @@ packages=(
   libzstd-dev libarchive-dev                     # jsonl.zst; .gz, .zip, .tar
   libprotobuf-dev protobuf-compiler              # TensorBoard event files
   libgtest-dev libgmock-dev                      # tests
+  perl                                           # benchmarks/corpus_perldoc.sh: JSON::PP and Pod::Text
 )
 [ "${1:-}" = --dev ] && packages+=(clang-format python3-venv)
 

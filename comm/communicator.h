@@ -15,7 +15,16 @@ namespace neox {
 enum class ReduceOp : std::uint8_t { sum, max, min };
 
 enum class Collective : std::uint8_t {
-  all_reduce, reduce_scatter, all_gather, all_to_all, broadcast, send, recv, barrier, host, count
+  all_reduce,
+  reduce_scatter,
+  all_gather,
+  all_to_all,
+  broadcast,
+  send,
+  recv,
+  barrier,
+  host,
+  count
 };
 std::string_view name_of(Collective collective);
 
@@ -42,8 +51,10 @@ class Work {
 };
 
 /// A group of ranks. Operations are queued in call order after the work already on `stream` and run
-/// asynchronously; every rank of the group must make the same calls in the same order. Tensors must
-/// stay alive and untouched until Work::wait. Reductions: f32, f64, i32, i64; bf16/f16 are summed in f32.
+/// asynchronously; every rank of the group must make the same calls in the same order (a send and
+/// its recv need only agree with each other, and never block what is queued after them). Tensors
+/// must stay alive and untouched until Work::wait. Reductions take every dtype; bf16 and f16 are
+/// reduced in f32 and rounded once.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -73,6 +84,9 @@ class Communicator {
   /// Every rank gets all texts, in rank order.
   virtual std::vector<std::string> host_all_gather(const std::string& text) = 0;
 
+  /// The library's handle (a pointer to MPI_Comm, to ncclComm_t); null when there is none.
+  virtual void* native() const { return nullptr; }
+
   Traffic traffic(Collective collective) const {
     return traffic_[static_cast<std::size_t>(collective)];
   }
@@ -85,6 +99,12 @@ class Communicator {
     ++t.calls;
     t.bytes += static_cast<std::int64_t>(bytes);
   }
+  // What every implementation requires of its arguments; they throw Error.
+  void check_all_reduce(ConstTensor inout, ReduceOp op) const;
+  void check_reduce_scatter(ConstTensor in, ConstTensor out, ReduceOp op) const;
+  void check_all_gather(ConstTensor in, ConstTensor out) const;
+  void check_all_to_all(ConstTensor in, ConstTensor out) const;
+  void check_peer(const char* operation, int peer) const;
 
  private:
   std::array<Traffic, static_cast<std::size_t>(Collective::count)> traffic_{};
@@ -97,8 +117,9 @@ inline void Work::wait(Stream& stream) const {
 /// A group of one: every operation is a copy or nothing.
 std::unique_ptr<Communicator> make_self_communicator();
 
-/// All ranks agree that everything went well. Each passes its own error text (empty = fine); when any
-/// is not empty, every rank throws the same Error: "<what> failed on rank R (host): text". Collective.
+/// All ranks agree that everything went well. Each passes its own error text (empty = fine); when
+/// any is not empty, every rank throws the same Error: "<what> failed on rank R (host): text".
+/// Collective.
 void agree(Communicator& group, const std::string& what, const std::string& error);
 
 }  // namespace neox

@@ -1,5 +1,6 @@
 #pragma once
-// MPI bootstrap: MPI_Init .. MPI_Finalize, the world group, and the way a failing rank ends the job.
+// MPI bootstrap: MPI_Init .. MPI_Finalize, the world group, and the way a failing rank ends the
+// job.
 
 #include <memory>
 #include <string>
@@ -8,7 +9,10 @@
 
 namespace neox {
 
-/// Exactly one per process, first thing in main(). Works without mpirun as a world of one.
+/// Exactly one per process, first thing in main(). Works without mpirun as a world of one. Where
+/// MPI already runs, it is neither started nor ended. Throws Error without MPI_THREAD_MULTIPLE.
+///   MpiEnvironment mpi(&argc, &argv);
+///   try { ... } catch (const std::exception& e) { print it; mpi.abort(1); }
 class MpiEnvironment {
  public:
   MpiEnvironment(int* argc, char*** argv);
@@ -32,6 +36,11 @@ class MpiEnvironment {
   std::string host_;
   int local_size_ = 1;
   int local_rank_ = 0;
+  int uncaught_ = 0;
+  bool owner_ = false;
 };
+
+/// The group of all ranks, over MPI; a self communicator when there is one. MPI must be running.
+std::unique_ptr<Communicator> make_world_communicator();
 
 }  // namespace neox

@@ -3,9 +3,9 @@
 // its family; a backend that misses one does not compile.
 //
 // Conventions: T is the compute dtype (f32, bf16 or f16) of the activations. Tensors are contiguous
-// device memory; sizes come from their shapes. Outputs never alias inputs unless the operator says so.
-// Work is ordered on the stream. Gradients of parameters are f32. Operators trust their callers:
-// shapes are checked once, where the model is built.
+// device memory; sizes come from their shapes. Outputs never alias inputs unless the operator says
+// so. Work is ordered on the stream. Gradients of parameters are f32. Operators trust their
+// callers: shapes are checked once, where the model is built.
 
 #include <memory>
 #include <string_view>

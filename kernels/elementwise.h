@@ -7,8 +7,8 @@
 
 namespace neox {
 
-/// Dropout of a tensor [rows, width] whose rows are tokens. An element is kept when the Philox draw of
-/// its *global* index is >= p, and then scaled by 1/(1-p); so masks do not depend on the layout.
+/// Dropout of a tensor [rows, width] whose rows are tokens. An element is kept when the Philox draw
+/// of its *global* index is >= p, and then scaled by 1/(1-p); so masks do not depend on the layout.
 /// Global index of (row r, column c), with sample = first_sample + r / local_seq and
 /// position = first_position + r % local_seq: (sample * global_seq + position) * width + c.
 struct Dropout {

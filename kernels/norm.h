@@ -15,8 +15,8 @@ class NormOps {
                           Tensor y, Tensor mean, Tensor rstd) const = 0;
 
   /// dx = residual_grad + J^T dy; dw (+)= sum dy xhat; db (+)= sum dy.
-  /// dy, x, dx [rows, h]: T; residual_grad: T, empty means 0, may be dx itself; dw, db [h]: f32, db may
-  /// be empty. `accumulate` concerns dw and db only.
+  /// dy, x, dx [rows, h]: T; residual_grad: T, empty means 0, may be dx itself; dw, db [h]: f32, db
+  /// may be empty. `accumulate` concerns dw and db only.
   virtual void layer_norm_backward(Stream& stream, ConstTensor dy, ConstTensor x, ConstTensor w,
                                    ConstTensor mean, ConstTensor rstd, ConstTensor residual_grad,
                                    Tensor dx, Tensor dw, Tensor db, bool accumulate) const = 0;

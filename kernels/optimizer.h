@@ -5,8 +5,8 @@
 
 namespace neox {
 
-/// AdamW with bias correction and decoupled decay (Loshchilov & Hutter, ICLR'19), eps outside the root:
-/// p -= lr * (m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps) + weight_decay * p).
+/// AdamW with bias correction and decoupled decay (Loshchilov & Hutter, ICLR'19), eps outside the
+/// root: p -= lr * (m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps) + weight_decay * p).
 struct AdamW {
   float lr = 0.0f;
   float beta1 = 0.9f;
@@ -21,8 +21,8 @@ class OptimizerOps {
   virtual ~OptimizerOps() = default;
 
   /// One step over n elements. main, m, v, grad: f32 [n]; weights: the compute copy (bf16/f16) that
-  /// receives the rounded result, or empty when main is what the model computes with. The gradient is
-  /// multiplied by grad_scale (f32 [1]) first.
+  /// receives the rounded result, or empty when main is what the model computes with. The gradient
+  /// is multiplied by grad_scale (f32 [1]) first.
   virtual void adamw(Stream& stream, const AdamW& hyper, ConstTensor grad, ConstTensor grad_scale,
                      Tensor main, Tensor m, Tensor v, Tensor weights) const = 0;
 

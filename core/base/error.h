@@ -11,8 +11,8 @@
 
 namespace neox {
 
-/// Any failure the user can act on. The message is a full sentence for the user: what was found, what
-/// was expected, what to do. `where()` is the place in the code, printed with --verbose.
+/// Any failure the user can act on. The message is a full sentence for the user: what was found,
+/// what was expected, what to do. `where()` is the place in the code, printed with --verbose.
 class Error : public std::runtime_error {
  public:
   explicit Error(const std::string& message,

@@ -17,7 +17,10 @@ std::string scaled(double value, double base, const std::array<const char*, N>& 
     ++unit;
   }
   if (unit == 0) return fmt::format("{:g}{}", value, units[0]);
-  return fmt::format("{:.{}f}{}", value, std::abs(value) < 10 ? 2 : std::abs(value) < 100 ? 1 : 0,
+  return fmt::format("{:.{}f}{}", value,
+                     std::abs(value) < 10    ? 2
+                     : std::abs(value) < 100 ? 1
+                                             : 0,
                      units[unit]);
 }
 

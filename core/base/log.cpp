@@ -36,10 +36,14 @@ LogState& state() {
 
 spdlog::level::level_enum to_spdlog(LogLevel level) {
   switch (level) {
-    case LogLevel::debug: return spdlog::level::debug;
-    case LogLevel::info: return spdlog::level::info;
-    case LogLevel::warning: return spdlog::level::warn;
-    case LogLevel::error: return spdlog::level::err;
+    case LogLevel::debug:
+      return spdlog::level::debug;
+    case LogLevel::info:
+      return spdlog::level::info;
+    case LogLevel::warning:
+      return spdlog::level::warn;
+    case LogLevel::error:
+      return spdlog::level::err;
   }
   return spdlog::level::info;
 }
@@ -58,10 +62,12 @@ void set_log_level(LogLevel level) {
 }
 
 void add_log_file(const std::string& path) {
+  auto& sinks = state().logger.sinks();
+  if (sinks.size() > 1) sinks.resize(1);
   try {
     auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path);
     sink->set_pattern("[%Y-%m-%d %H:%M:%S] [%l] %v");
-    state().logger.sinks().push_back(sink);
+    sinks.push_back(sink);
   } catch (const spdlog::spdlog_ex& e) {
     fail("cannot open the log file {}: {}", path, e.what());
   }
@@ -73,9 +79,20 @@ void log_line(LogLevel level, std::string_view text) {
   if (!s.logger.should_log(spd_level)) return;
   const std::lock_guard lock(s.mutex);
   if (s.before) s.before();
-  const char* mark = level == LogLevel::warning ? "warning: " : level == LogLevel::error ? "error: " : "";
+  const char* mark = level == LogLevel::warning ? "warning: "
+                     : level == LogLevel::error ? "error: "
+                                                : "";
   s.logger.log(spd_level, "{}{}", mark, text);
   if (s.after) s.after();
+}
+
+void log_file_only(std::string_view text) {
+  auto& s = state();
+  const std::lock_guard lock(s.mutex);
+  for (std::size_t i = 1; i < s.logger.sinks().size(); ++i) {
+    s.logger.sinks()[i]->log(spdlog::details::log_msg("neox", spdlog::level::info, text));
+    s.logger.sinks()[i]->flush();
+  }
 }
 
 void set_log_interlude(void (*before)(), void (*after)()) {

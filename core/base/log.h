@@ -14,10 +14,13 @@ enum class LogLevel { debug, info, warning, error };
 void set_log_rank(int rank, int world_size);
 /// Lowest level printed by rank 0 (default info).
 void set_log_level(LogLevel level);
-/// Also appends every line to this file (rank 0's log file). Throws Error when it can't be opened.
+/// Also appends every line to this file (rank 0's log file; one at a time). Throws Error when it
+/// can't be opened.
 void add_log_file(const std::string& path);
 
 void log_line(LogLevel level, std::string_view text);
+/// To the log file alone: lines that the terminal shows in another form.
+void log_file_only(std::string_view text);
 
 template <class... Args>
 void log_debug(fmt::format_string<Args...> format, Args&&... args) {
@@ -36,8 +39,8 @@ void log_error(fmt::format_string<Args...> format, Args&&... args) {
   log_line(LogLevel::error, fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// Called before a line is written to the terminal and after it: the progress bar clears and redraws
-/// itself there. Pass empty functions to remove.
+/// Called before a line is written to the terminal and after it: the progress bar clears and
+/// redraws itself there. Pass empty functions to remove.
 void set_log_interlude(void (*before)(), void (*after)());
 
 }  // namespace neox

@@ -11,8 +11,8 @@ enum class Activation : std::uint8_t {
   gelu_tanh,  ///< x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
   silu,       ///< x sigmoid(x)
   relu,
-  sigmoid,    ///< for glu
-  identity    ///< for bilinear
+  sigmoid,  ///< for glu
+  identity  ///< for bilinear
 };
 
 enum class NormKind : std::uint8_t { layernorm, rmsnorm };
@@ -21,7 +21,12 @@ enum class PositionEmbedding : std::uint8_t { rotary, learned, none };
 
 /// Rules of docs/config.md "init_method"; formulas in core/model/init.h.
 enum class InitMethod : std::uint8_t {
-  normal, scaled_normal, single_residual_scaled_normal, small_init, wang_init, xavier_uniform,
+  normal,
+  scaled_normal,
+  single_residual_scaled_normal,
+  small_init,
+  wang_init,
+  xavier_uniform,
   xavier_normal
 };
 

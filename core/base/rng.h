@@ -11,7 +11,11 @@ namespace neox {
 
 /// What a stream of random numbers is for; streams of different purposes never share a key.
 enum class RngPurpose : std::uint32_t {
-  init = 1, embedding_dropout, attention_dropout, attention_output_dropout, mlp_output_dropout,
+  init = 1,
+  embedding_dropout,
+  attention_dropout,
+  attention_output_dropout,
+  mlp_output_dropout,
   sampling
 };
 
@@ -19,7 +23,8 @@ enum class RngPurpose : std::uint32_t {
 struct RngKey {
   std::uint64_t value = 0;
   /// Key of one stream: hashes all parts. `layer` and `step` are 0 where they mean nothing.
-  static RngKey make(std::uint64_t seed, RngPurpose purpose, std::uint64_t layer, std::uint64_t step);
+  static RngKey make(std::uint64_t seed, RngPurpose purpose, std::uint64_t layer,
+                     std::uint64_t step);
   /// Key of one tensor's initialisation: (seed, init, name).
   static RngKey for_tensor(std::uint64_t seed, std::string_view name);
   bool operator==(const RngKey&) const = default;
@@ -53,7 +58,9 @@ inline std::uint32_t philox_word(RngKey key, std::uint64_t index) {
 }
 
 /// Uniform in [0, 1) from the upper 24 bits of a word.
-inline float uniform01(std::uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
+inline float uniform01(std::uint32_t word) {
+  return static_cast<float>(word >> 8) * 0x1p-24f;
+}
 
 /// Standard normal of global element `index` (Box-Muller on the words 2i, 2i+1 of the stream).
 float normal_at(RngKey key, std::uint64_t index);

@@ -1,6 +1,8 @@
 #pragma once
-// The effective configuration of a run: plain data. Names, units, defaults and documentation of every
-// field are declared once, in options.cpp; a field's INI key is its section and its name here.
+// The effective configuration of a run: plain data. A field's INI key is its section and its name
+// here, its default the initialiser here; documentation, units, ranges, choices and deprecated
+// names are declared once, in options_*.cpp. 0, -1 or empty "means" another value where the comment
+// says so: resolve() (resolve.h) fills it in.
 
 #include <cstdint>
 #include <string>
@@ -16,8 +18,8 @@ struct ModelConfig {
   std::int64_t num_layers = 0;
   std::int64_t hidden_size = 0;
   std::int64_t num_attention_heads = 0;
-  std::int64_t num_kv_heads = 0;        // 0: num_attention_heads
-  std::int64_t intermediate_size = 0;   // 0: 4 h (gated: 8/3 h rounded up to 64); the real width
+  std::int64_t num_kv_heads = 0;       // 0: num_attention_heads
+  std::int64_t intermediate_size = 0;  // 0: 4 h (gated: 8/3 h rounded up to 64); the real width
   std::int64_t seq_length = 0;
   std::int64_t max_position_embeddings = 0;  // 0: seq_length
   std::int64_t vocab_size = 0;               // 0: from the tokenizer
@@ -30,7 +32,7 @@ struct ModelConfig {
   double rotary_emb_base = 10000;
   bool no_weight_tying = false;
   Activation activation = Activation::gelu;  // of the gate when gated
-  bool gated = false;                        // set by activation = swiglu, geglu, reglu, glu, bilinear
+  bool gated = false;  // set by activation = swiglu, geglu, reglu, glu, bilinear
   bool gpt_j_residual = false;
   bool gpt_j_tied = false;
   bool use_bias_in_attn_linear = true;
@@ -47,6 +49,8 @@ struct ModelConfig {
   std::int64_t rotary_dim() const;
   /// vocab_size rounded up to make_vocab_size_divisible_by; does not depend on the layout.
   std::int64_t padded_vocab_size() const;
+
+  friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 };
 
 /// [parallel]
@@ -55,11 +59,15 @@ struct ParallelConfig {
   std::int64_t model_parallel_size = 1;
   double gradient_bucket_mb = 4.0;  // MiB reduced per message
   bool checkpoint_activations = false;
+
+  friend bool operator==(const ParallelConfig&, const ParallelConfig&) = default;
 };
 
 /// [precision]
 struct PrecisionConfig {
   DType precision = DType::f32;  // compute dtype; main weights and gradients are always f32
+
+  friend bool operator==(const PrecisionConfig&, const PrecisionConfig&) = default;
 };
 
 /// [batch]
@@ -67,16 +75,20 @@ struct BatchConfig {
   std::int64_t train_batch_size = 0;
   std::int64_t train_micro_batch_size_per_gpu = 0;
   std::int64_t gradient_accumulation_steps = 0;
+
+  friend bool operator==(const BatchConfig&, const BatchConfig&) = default;
 };
 
 /// [optimizer]
 struct OptimizerConfig {
-  std::string type = "adam";
+  std::string type = "adam";  // decoupled weight decay (AdamW)
   double lr = 1e-3;
   std::vector<double> betas = {0.9, 0.999};
   double eps = 1e-8;
   double weight_decay = 0.1;
   double gradient_clipping = 1.0;
+
+  friend bool operator==(const OptimizerConfig&, const OptimizerConfig&) = default;
 };
 
 /// [schedule]
@@ -85,8 +97,10 @@ struct ScheduleConfig {
   std::int64_t lr_decay_iters = 0;        // 0: train_iters
   double lr_decay_fraction = 1.0;         // of train_iters, when lr_decay_iters is 0
   double min_lr = 0.0;
-  double warmup = 0.01;           // fraction of the decay length
+  double warmup = 0.01;             // fraction of the decay length
   double wsd_decay_fraction = 0.2;  // wsd: share of the run that cools down
+
+  friend bool operator==(const ScheduleConfig&, const ScheduleConfig&) = default;
 };
 
 /// [train]
@@ -96,11 +110,13 @@ struct TrainConfig {
   std::int64_t eval_iters = 100;
   std::int64_t exit_interval = 0;  // 0: off; saves and leaves every N steps
   std::int64_t seed = 1234;
-  std::int64_t seed_init = -1;     // -1: seed
+  std::int64_t seed_init = -1;  // -1: seed
   std::int64_t seed_data = -1;
   std::int64_t seed_dropout = -1;
   bool deterministic = true;
   std::int64_t cross_entropy_chunk = 1024;  // tokens whose logits are in memory at once
+
+  friend bool operator==(const TrainConfig&, const TrainConfig&) = default;
 };
 
 /// [data]
@@ -111,10 +127,13 @@ struct DataConfig {
   std::vector<double> train_data_weights, valid_data_weights, test_data_weights;
   bool weight_by_num_documents = false;
   double weighted_sampler_alpha = 1.0;
+  std::int64_t eod_token = -1;  // -1: the tokenizer's
   bool eod_mask_loss = false;
   bool mmap_warmup = false;
   std::string index_cache_dir;  // empty: beside the data
   std::int64_t prefetch = 4;    // steps read ahead
+
+  friend bool operator==(const DataConfig&, const DataConfig&) = default;
 };
 
 /// [tokenizer]
@@ -122,30 +141,36 @@ struct TokenizerConfig {
   std::string tokenizer_type = "HFTokenizer";  // HFTokenizer GPT2BPETokenizer CharLevelTokenizer
   std::string vocab_file;
   std::string merge_file;
+
+  friend bool operator==(const TokenizerConfig&, const TokenizerConfig&) = default;
 };
 
 /// [checkpoint]
 struct CheckpointConfig {
   std::string save;
-  std::string load;               // empty: save, when it holds a checkpoint
-  std::int64_t iteration = -1;    // -1: newest that verifies
+  std::string load;             // empty: save, when it holds a checkpoint
+  std::int64_t iteration = -1;  // -1: newest that verifies
   std::string checkpoint_scale = "linear";
-  double checkpoint_factor = 0;   // 0: only extra_save_iters and the end
+  double checkpoint_factor = 0;  // 0: only extra_save_iters and the end
   std::vector<std::int64_t> extra_save_iters;
   std::int64_t keep_last_n_checkpoints = 0;  // 0: all
-  bool finetune = false;          // weights only, step 0
+  bool finetune = false;                     // weights only, step 0
   bool no_load_optim = false;
-  std::string io = "direct";      // direct hdf5
+  std::string io = "direct";  // direct hdf5
+
+  friend bool operator==(const CheckpointConfig&, const CheckpointConfig&) = default;
 };
 
 /// [logging]
 struct LoggingConfig {
-  std::string log_dir;          // empty: save, or none
+  std::string log_dir;  // empty: save, or none
   std::int64_t log_interval = 1;
-  std::string tensorboard_dir;  // empty: <log_dir>/tensorboard
+  std::string tensorboard_dir;         // empty: <log_dir>/tensorboard
   double peak_theoretical_tflops = 0;  // per rank; 0: no MFU
   bool progress = true;
   bool verbose = false;
+
+  friend bool operator==(const LoggingConfig&, const LoggingConfig&) = default;
 };
 
 /// [generate]
@@ -161,6 +186,8 @@ struct GenerateConfig {
   bool interactive = false;
   bool recompute = false;  // no KV cache
   std::string prompt_end = "\n";
+
+  friend bool operator==(const GenerateConfig&, const GenerateConfig&) = default;
 };
 
 struct Config {
@@ -176,6 +203,8 @@ struct Config {
   CheckpointConfig checkpoint;
   LoggingConfig logging;
   GenerateConfig generate;
+
+  friend bool operator==(const Config&, const Config&) = default;
 };
 
 }  // namespace neox

@@ -35,8 +35,8 @@ struct OwnedTensor {
   OwnedTensor(Shape shape, DType dtype, Device device = {});
   Buffer buffer;
   Tensor tensor;
-  operator Tensor() const { return tensor; }            // NOLINT: implicit on purpose
-  operator ConstTensor() const { return tensor; }       // NOLINT: implicit on purpose
+  operator Tensor() const { return tensor; }       // NOLINT: implicit on purpose
+  operator ConstTensor() const { return tensor; }  // NOLINT: implicit on purpose
 };
 
 }  // namespace neox

@@ -65,8 +65,8 @@ void register_device_runtime(DeviceKind kind, std::unique_ptr<DeviceRuntime> run
 std::unique_ptr<Stream> make_stream(Device device);
 std::unique_ptr<Event> make_event(Device device);
 
-/// Counts of device allocations since program start: the steady state of training allocates nothing,
-/// and tests assert it with these.
+/// Counts of device allocations since program start: the steady state of training allocates
+/// nothing, and tests assert it with these.
 struct AllocationCounts {
   std::int64_t calls = 0;
   std::int64_t bytes_live = 0;

@@ -16,14 +16,20 @@ class Shape {
 
   int rank() const { return rank_; }
   /// Extent of axis i; negative i counts from the end.
-  std::int64_t operator[](int i) const { return extent_[static_cast<std::size_t>(i < 0 ? rank_ + i : i)]; }
-  void set(int i, std::int64_t extent) { extent_[static_cast<std::size_t>(i < 0 ? rank_ + i : i)] = extent; }
+  std::int64_t operator[](int i) const {
+    return extent_[static_cast<std::size_t>(i < 0 ? rank_ + i : i)];
+  }
+  void set(int i, std::int64_t extent) {
+    extent_[static_cast<std::size_t>(i < 0 ? rank_ + i : i)] = extent;
+  }
   void push_back(std::int64_t extent);
   std::int64_t numel() const;
   /// Product of all but the last extent.
   std::int64_t rows() const;
   /// Last extent (1 for a scalar).
-  std::int64_t cols() const { return rank_ == 0 ? 1 : extent_[static_cast<std::size_t>(rank_ - 1)]; }
+  std::int64_t cols() const {
+    return rank_ == 0 ? 1 : extent_[static_cast<std::size_t>(rank_ - 1)];
+  }
   bool operator==(const Shape& other) const;
   /// "[2, 32, 64]"
   std::string str() const;

@@ -11,11 +11,13 @@ void copy(Stream& stream, ConstTensor from, Tensor to) {
   require(from.dtype == to.dtype && from.numel() == to.numel(),
           "cannot copy a {} {} tensor into a {} {} one", name_of(from.dtype), from.shape.str(),
           name_of(to.dtype), to.shape.str());
+  if (from.data == nullptr || to.data == nullptr) return;
   const DeviceKind kind = to.device.is_cpu() ? from.device.kind : to.device.kind;
   device_runtime(kind).copy(to.data, to.device, from.data, from.device, from.bytes(), stream);
 }
 
 void fill_zero(Stream& stream, Tensor tensor) {
+  if (tensor.data == nullptr) return;
   device_runtime(tensor.device.kind).fill_zero(tensor.data, tensor.bytes(), stream);
 }
 

@@ -15,8 +15,9 @@ namespace neox {
 /// Throws Error naming both dtypes / the device when host access is not possible.
 void check_host_access(DType have, DType want, Device device);
 
-/// A view; `Const` views cannot write. Copying copies the view, never the data. A default-constructed
-/// tensor is empty: operators take it where an argument is optional, and test it with `if (t)`.
+/// A view; `Const` views cannot write. Copying copies the view, never the data. A
+/// default-constructed tensor is empty: operators take it where an argument is optional, and test
+/// it with `if (t)`.
 template <bool Const>
 struct BasicTensor {
   using Byte = std::conditional_t<Const, const std::byte, std::byte>;
@@ -32,8 +33,7 @@ struct BasicTensor {
       : data(memory), shape(extents), dtype(type), device(where), defined(true) {}
   // Tensor -> ConstTensor. A template, so that it never becomes the copy constructor.
   template <bool C2>
-    requires(Const && !C2)
-  BasicTensor(const BasicTensor<C2>& o)  // NOLINT: implicit on purpose
+  requires(Const && !C2) BasicTensor(const BasicTensor<C2>& o)  // NOLINT: implicit on purpose
       : data(o.data), shape(o.shape), dtype(o.dtype), device(o.device), defined(o.defined) {}
 
   explicit operator bool() const { return defined; }
@@ -75,6 +75,7 @@ using ConstTensor = BasicTensor<true>;
 static_assert(std::is_trivially_copyable_v<Tensor> && std::is_trivially_copyable_v<ConstTensor>);
 
 /// Copies all elements; same dtype and count; any pair of host and device, ordered on `stream`.
+/// Does nothing for tensors without memory (dry run); so does fill_zero.
 void copy(Stream& stream, ConstTensor from, Tensor to);
 /// Sets all bytes to zero.
 void fill_zero(Stream& stream, Tensor tensor);

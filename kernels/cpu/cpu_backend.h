@@ -46,6 +46,8 @@ class CpuBackend final : public Backend {
   void rotary(Stream&, Heads x, std::int64_t batch, std::int64_t seq, std::int64_t heads,
               ConstTensor positions, ConstTensor cos_table, ConstTensor sin_table,
               bool inverse) const override;
+  void copy_heads(Stream&, ConstHeads from, Heads to, std::int64_t batch, std::int64_t seq,
+                  std::int64_t heads, std::int64_t head_dim) const override;
 
   void activation(Stream&, Activation, ConstTensor x, Tensor y) const override;
   void activation_backward(Stream&, Activation, ConstTensor x, ConstTensor dy,

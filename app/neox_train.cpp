@@ -1,0 +1,63 @@
+// neox_train: trains a model as its configuration says.
+
+#include <cstdio>
+
+#include "comm/mpi.h"
+#include "core/base/log.h"
+#include "core/base/version.h"
+#include "core/config/describe.h"
+#include "core/config/parse.h"
+#include "core/config/resolve.h"
+#include "core/train/program.h"
+#include "core/train/run_vocabulary.h"
+#include "core/train/trainer.h"
+
+namespace {
+
+using namespace neox;
+
+Program describe_program() {
+  Program program;
+  program.name = "neox_train";
+  program.summary = "Trains a transformer language model.";
+  program.usage =
+      "mpirun -np N neox_train --config FILE [--config FILE ...] [--section.option VALUE ...]";
+  program.sections = {"model", "parallel", "precision", "batch",      "optimizer", "schedule",
+                      "train", "data",     "tokenizer", "checkpoint", "logging"};
+  return program;
+}
+
+void set_up_logging(const Config& config, const MpiEnvironment& mpi) {
+  set_log_rank(mpi.rank(), mpi.size());
+  set_verbose_errors(config.logging.verbose);
+  if (config.logging.verbose) set_log_level(LogLevel::debug);
+  log_info("neox {} on {} rank{}, host {}", version(), mpi.size(), mpi.size() == 1 ? "" : "s",
+           mpi.host());
+}
+
+int train(int argc, char** argv, MpiEnvironment& mpi) {
+  const ParsedCommand command = parse_command_line(argc, argv, describe_program());
+  if (!command.answer.empty()) {
+    if (mpi.rank() == 0) std::fputs(command.answer.c_str(), stdout);
+    return 0;
+  }
+  Config config = command.config;
+  resolve(config, mpi.size(), command.origins);
+  complete_from_tokenizer(config);
+  const std::string text = effective_ini(config, command.config);
+  if (command.print_config) {
+    if (mpi.rank() == 0) std::fputs(text.c_str(), stdout);
+    return 0;
+  }
+  set_up_logging(config, mpi);
+  for (const std::string& note : command.notes) log_info("{}", note);
+  Trainer trainer(mpi.world(), config, text);
+  trainer.run();
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return neox::run_mpi_program("neox_train", argc, argv, train);
+}

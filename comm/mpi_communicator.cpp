@@ -1,0 +1,257 @@
+// The group of MPI ranks, for host memory: checks arguments, counts, and hands queued operations to
+// the group's worker thread; the control plane runs in the calling thread on a communicator of its
+// own.
+
+#include <algorithm>
+#include <exception>
+#include <limits>
+#include <numeric>
+
+#include "comm/mpi.h"
+#include "comm/mpi_internal.h"
+#include "comm/mpi_worker.h"
+
+namespace neox {
+namespace {
+
+constexpr std::int64_t kTextPiece = std::int64_t{1} << 30;
+
+MPI_Comm duplicate(MPI_Comm group) {
+  MPI_Comm copy = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_dup(group, &copy), "MPI_Comm_dup", Collective::host);
+  check_mpi(MPI_Comm_set_errhandler(copy, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler",
+            Collective::host);
+  return copy;
+}
+
+/// Frees the handle, unless MPI is gone or peers may not come along.
+class OwnedComm {
+ public:
+  explicit OwnedComm(MPI_Comm comm) : comm_(comm), uncaught_(std::uncaught_exceptions()) {}
+  ~OwnedComm() {
+    int finalized = 0;
+    MPI_Finalized(&finalized);
+    if (finalized == 0 && std::uncaught_exceptions() == uncaught_) MPI_Comm_free(&comm_);
+  }
+  OwnedComm(const OwnedComm&) = delete;
+  OwnedComm& operator=(const OwnedComm&) = delete;
+  MPI_Comm get() const { return comm_; }
+  const MPI_Comm* address() const { return &comm_; }
+
+ private:
+  MPI_Comm comm_;
+  int uncaught_;
+};
+
+class MpiCommunicator final : public Communicator {
+ public:
+  explicit MpiCommunicator(MPI_Comm group)
+      : control_(duplicate(group)), data_(duplicate(group)), worker_(data_.get()) {
+    MPI_Comm_rank(control_.get(), &rank_);
+    MPI_Comm_size(control_.get(), &size_);
+  }
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  void* native() const override { return const_cast<MPI_Comm*>(control_.address()); }
+  std::unique_ptr<Communicator> split(int color, int key) override;
+
+  Work all_reduce(Tensor inout, ReduceOp op, Stream& stream) override;
+  Work reduce_scatter(ConstTensor in, Tensor out, ReduceOp op, Stream& stream) override;
+  Work all_gather(ConstTensor in, Tensor out, Stream& stream) override;
+  Work all_to_all(ConstTensor in, Tensor out, Stream& stream) override;
+  Work broadcast(Tensor inout, int root, Stream& stream) override;
+  Work send(ConstTensor tensor, int to, Stream& stream) override;
+  Work recv(Tensor tensor, int from, Stream& stream) override;
+
+  void barrier() override;
+  void host_all_reduce(std::span<double> values, ReduceOp op) override { reduce_host(values, op); }
+  void host_all_reduce(std::span<std::int64_t> values, ReduceOp op) override {
+    reduce_host(values, op);
+  }
+  void host_all_reduce(std::span<std::uint64_t> values, ReduceOp op) override {
+    reduce_host(values, op);
+  }
+  std::string host_broadcast(std::string text, int root) override;
+  std::vector<std::string> host_all_gather(const std::string& text) override;
+
+ protected:
+  void wait(std::uint64_t id, Stream&) override { worker_.wait(id); }
+
+ private:
+  static void check_host(Collective operation, ConstTensor tensor) {
+    require(bool(tensor), "{}: the tensor is empty", name_of(operation));
+    require(tensor.device.is_cpu(), "{} over MPI takes host memory, not memory of {}",
+            name_of(operation), name_of(tensor.device));
+  }
+  Work queue(const MpiOperation& operation, std::size_t payload) {
+    count(operation.kind, payload);
+    return {this, worker_.submit(operation)};
+  }
+  static void finish(MPI_Request request) {
+    Backoff backoff;
+    while (!test_all(std::span(&request, 1), Collective::host)) backoff.pause();
+  }
+  template <class T>
+  void reduce_host(std::span<T> values, ReduceOp op);
+  void broadcast_bytes(char* data, std::int64_t bytes, int root);
+
+  OwnedComm control_, data_;
+  int rank_ = 0, size_ = 1;
+  MpiWorker worker_;  // last: its thread ends before the communicators do
+};
+
+std::unique_ptr<Communicator> wrap(MPI_Comm group) {
+  int size = 0;
+  MPI_Comm_size(group, &size);
+  if (size == 1) return make_self_communicator();
+  return std::make_unique<MpiCommunicator>(group);
+}
+
+std::unique_ptr<Communicator> MpiCommunicator::split(int color, int key) {
+  require(color >= 0, "split: color {} is negative", color);
+  MPI_Comm part = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_split(control_.get(), color, key, &part), "MPI_Comm_split", Collective::host);
+  const OwnedComm owned(part);
+  return wrap(part);
+}
+
+// ---- queued
+// ---------------------------------------------------------------------------------------
+
+Work MpiCommunicator::all_reduce(Tensor inout, ReduceOp op, Stream&) {
+  check_host(Collective::all_reduce, inout);
+  check_all_reduce(inout, op);
+  return queue({Collective::all_reduce, op, inout.dtype, 0, inout.data, inout.data, inout.numel()},
+               inout.bytes());
+}
+
+Work MpiCommunicator::reduce_scatter(ConstTensor in, Tensor out, ReduceOp op, Stream&) {
+  check_host(Collective::reduce_scatter, in);
+  check_host(Collective::reduce_scatter, out);
+  check_reduce_scatter(in, out, op);
+  return queue({Collective::reduce_scatter, op, in.dtype, 0, in.data, out.data, out.numel()},
+               in.bytes());
+}
+
+Work MpiCommunicator::all_gather(ConstTensor in, Tensor out, Stream&) {
+  check_host(Collective::all_gather, in);
+  check_host(Collective::all_gather, out);
+  check_all_gather(in, out);
+  return queue({Collective::all_gather, ReduceOp::sum, in.dtype, 0, in.data, out.data, in.numel()},
+               in.bytes());
+}
+
+Work MpiCommunicator::all_to_all(ConstTensor in, Tensor out, Stream&) {
+  check_host(Collective::all_to_all, in);
+  check_host(Collective::all_to_all, out);
+  check_all_to_all(in, out);
+  return queue(
+      {Collective::all_to_all, ReduceOp::sum, in.dtype, 0, in.data, out.data, in.numel() / size_},
+      in.bytes());
+}
+
+Work MpiCommunicator::broadcast(Tensor inout, int root, Stream&) {
+  check_host(Collective::broadcast, inout);
+  check_peer("broadcast", root);
+  return queue({Collective::broadcast, ReduceOp::sum, inout.dtype, root, inout.data, inout.data,
+                inout.numel()},
+               inout.bytes());
+}
+
+Work MpiCommunicator::send(ConstTensor tensor, int to, Stream&) {
+  check_host(Collective::send, tensor);
+  check_peer("send", to);
+  require(to != rank_, "send: rank {} cannot send to itself", rank_);
+  return queue(
+      {Collective::send, ReduceOp::sum, tensor.dtype, to, tensor.data, nullptr, tensor.numel()},
+      tensor.bytes());
+}
+
+Work MpiCommunicator::recv(Tensor tensor, int from, Stream&) {
+  check_host(Collective::recv, tensor);
+  check_peer("recv", from);
+  require(from != rank_, "recv: rank {} cannot receive from itself", rank_);
+  return queue(
+      {Collective::recv, ReduceOp::sum, tensor.dtype, from, nullptr, tensor.data, tensor.numel()},
+      tensor.bytes());
+}
+
+// ---- control plane
+// --------------------------------------------------------------------------------
+
+void MpiCommunicator::barrier() {
+  count(Collective::barrier, 0);
+  MPI_Request request = MPI_REQUEST_NULL;
+  check_mpi(MPI_Ibarrier(control_.get(), &request), "MPI_Ibarrier", Collective::barrier);
+  finish(request);
+}
+
+template <class T>
+void MpiCommunicator::reduce_host(std::span<T> values, ReduceOp op) {
+  count(Collective::host, values.size_bytes());
+  constexpr std::size_t kPiece = std::size_t{1} << 17;
+  for (std::size_t begin = 0; begin < values.size(); begin += kPiece) {
+    const int n = static_cast<int>(std::min(kPiece, values.size() - begin));
+    MPI_Request request = MPI_REQUEST_NULL;
+    check_mpi(MPI_Iallreduce(MPI_IN_PLACE, values.data() + begin, n, mpi_type(dtype_of<T>),
+                             mpi_op(op), control_.get(), &request),
+              "MPI_Iallreduce", Collective::host);
+    finish(request);
+  }
+}
+
+void MpiCommunicator::broadcast_bytes(char* data, std::int64_t bytes, int root) {
+  for (std::int64_t begin = 0; begin < bytes; begin += kTextPiece) {
+    const int n = static_cast<int>(std::min(kTextPiece, bytes - begin));
+    MPI_Request request = MPI_REQUEST_NULL;
+    check_mpi(MPI_Ibcast(data + begin, n, MPI_BYTE, root, control_.get(), &request), "MPI_Ibcast",
+              Collective::host, root);
+    finish(request);
+  }
+}
+
+std::string MpiCommunicator::host_broadcast(std::string text, int root) {
+  check_peer("host_broadcast", root);
+  auto length = static_cast<std::int64_t>(text.size());
+  broadcast_bytes(reinterpret_cast<char*>(&length), sizeof length, root);
+  text.resize(static_cast<std::size_t>(length));
+  broadcast_bytes(text.data(), length, root);
+  count(Collective::host, text.size());
+  return text;
+}
+
+std::vector<std::string> MpiCommunicator::host_all_gather(const std::string& text) {
+  count(Collective::host, text.size());
+  std::vector<std::int64_t> lengths(static_cast<std::size_t>(size_));
+  lengths[static_cast<std::size_t>(rank_)] = static_cast<std::int64_t>(text.size());
+  MPI_Request request = MPI_REQUEST_NULL;
+  check_mpi(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, lengths.data(), 1, MPI_INT64_T,
+                           control_.get(), &request),
+            "MPI_Iallgather", Collective::host);
+  finish(request);
+  const std::int64_t total = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+  require(total <= std::numeric_limits<int>::max(),
+          "host_all_gather: {} bytes from {} ranks are more than MPI can gather at once", total,
+          size_);
+  std::vector<int> counts(lengths.begin(), lengths.end()), begins(lengths.size(), 0);
+  std::partial_sum(counts.begin(), counts.end() - 1, begins.begin() + 1);
+  std::string all(static_cast<std::size_t>(total), '\0');
+  check_mpi(MPI_Iallgatherv(text.data(), static_cast<int>(text.size()), MPI_BYTE, all.data(),
+                            counts.data(), begins.data(), MPI_BYTE, control_.get(), &request),
+            "MPI_Iallgatherv", Collective::host);
+  finish(request);
+  std::vector<std::string> texts;
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    texts.push_back(
+        all.substr(static_cast<std::size_t>(begins[i]), static_cast<std::size_t>(counts[i])));
+  }
+  return texts;
+}
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_world_communicator() {
+  return wrap(MPI_COMM_WORLD);
+}
+
+}  // namespace neox

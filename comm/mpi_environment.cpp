@@ -1,0 +1,56 @@
+#include <array>
+#include <cstdlib>
+#include <exception>
+
+#include "comm/mpi.h"
+#include "comm/mpi_internal.h"
+
+namespace neox {
+
+MpiEnvironment::MpiEnvironment(int* argc, char*** argv) : uncaught_(std::uncaught_exceptions()) {
+  int running = 0;
+  MPI_Initialized(&running);
+  if (running == 0) {
+    int provided = 0;
+    const int code = MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided);
+    require(code == MPI_SUCCESS, "MPI could not be started (MPI_Init_thread returned {})", code);
+    owner_ = true;
+    require(provided == MPI_THREAD_MULTIPLE,
+            "this MPI library does not support calls from several threads (it offers level {}, "
+            "MPI_THREAD_MULTIPLE is needed): use one built with thread support",
+            provided);
+  }
+  check_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler",
+            Collective::host);
+
+  std::array<char, MPI_MAX_PROCESSOR_NAME + 1> name{};
+  int length = 0;
+  check_mpi(MPI_Get_processor_name(name.data(), &length), "MPI_Get_processor_name",
+            Collective::host);
+  host_.assign(name.data(), static_cast<std::size_t>(length));
+
+  MPI_Comm node = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node),
+            "MPI_Comm_split_type", Collective::host);
+  MPI_Comm_rank(node, &local_rank_);
+  MPI_Comm_size(node, &local_size_);
+  MPI_Comm_free(&node);
+  world_ = make_world_communicator();
+}
+
+MpiEnvironment::~MpiEnvironment() {
+  const bool unwinding = std::uncaught_exceptions() > uncaught_;
+  const bool alone = size() == 1;
+  world_.reset();
+  // MPI_Finalize waits for every rank, and after a failure the others may never come. main() then
+  // calls abort(); a process that only returns is taken down by mpirun, which sees the missing
+  // call.
+  if (owner_ && (alone || !unwinding)) MPI_Finalize();
+}
+
+void MpiEnvironment::abort(int exit_code) {
+  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  std::_Exit(exit_code);  // for MPI libraries whose MPI_Abort returns
+}
+
+}  // namespace neox

@@ -1,0 +1,198 @@
+// The options of [parallel], [precision], [batch], [optimizer], [schedule] and [train].
+#include "core/config/field.h"
+
+namespace neox {
+
+using namespace detail;
+
+namespace {
+
+constexpr Choice kPrecisions[] = {
+    {"fp32", "float32 throughout", "float32 f32 float"},
+    {"bfloat16", "matrix products and activations in bfloat16", "bf16"},
+    {"fp16", "not for training yet: it needs loss scaling", "float16 f16 half"}};
+
+constexpr Choice kOptimizers[] = {
+    {"adam", "Adam with decoupled weight decay, which is what GPT-NeoX's adam is", "adamw"}};
+
+constexpr Choice kDecays[] = {
+    {"constant", "lr after the warm-up"},
+    {"linear", "straight to 0 at the end of the decay length, not below min_lr"},
+    {"cosine", "half a cosine from lr to min_lr"},
+    {"exponential", "lr exp(-0.693 progress), not below min_lr"},
+    {"wsd", "warm-up, stable at lr, then down to min_lr over the last wsd_decay_fraction"}};
+
+}  // namespace
+
+std::vector<Option> parallel_options() {
+  return {
+      {.name = "pipe_parallel_size",
+       .field = at<&ParallelConfig::pipe_parallel_size>(),
+       .doc = "Pipeline stages; 1 is the only value supported so far",
+       .unit = "ranks",
+       .range = count(0, 1e6)},
+      {.name = "model_parallel_size",
+       .field = at<&ParallelConfig::model_parallel_size>(),
+       .doc = "Tensor-parallel ranks; 1 is the only value supported so far",
+       .unit = "ranks",
+       .range = count(1, 1e6)},
+      {.name = "gradient_bucket_mb",
+       .field = at<&ParallelConfig::gradient_bucket_mb>(),
+       .doc = "Gradients reduced between data-parallel ranks in one message",
+       .unit = "MiB",
+       .range = {.min = 0, .max = 65536, .above_min = true}},
+      {.name = "checkpoint_activations",
+       .field = at<&ParallelConfig::checkpoint_activations>(),
+       .doc = "Keep only each layer's input and run its forward pass again in backward"},
+  };
+}
+
+std::vector<Option> precision_options() {
+  return {
+      {.name = "precision",
+       .field = enum_at<&PrecisionConfig::precision, kPrecisions>(),
+       .doc = "Compute type; main weights, gradients and optimizer state are float32 in any case",
+       .choices = kPrecisions},
+  };
+}
+
+std::vector<Option> batch_options() {
+  return {
+      {.name = "train_batch_size",
+       .field = at<&BatchConfig::train_batch_size>(),
+       .doc = "Samples per optimizer step, over all ranks",
+       .unit = "samples",
+       .default_means = "micro-batch x accumulation steps x data-parallel size",
+       .range = count(0)},
+      {.name = "train_micro_batch_size_per_gpu",
+       .field = at<&BatchConfig::train_micro_batch_size_per_gpu>(),
+       .doc = "Samples per rank in one forward and backward pass",
+       .unit = "samples",
+       .default_means = "from the other two",
+       .range = count(0, 1e6),
+       .aliases = "batch_size"},
+      {.name = "gradient_accumulation_steps",
+       .field = at<&BatchConfig::gradient_accumulation_steps>(),
+       .doc = "Micro-batches per rank in one optimizer step",
+       .default_means = "from the other two; 1 when only one of them is given",
+       .range = count(0, 1e6),
+       .aliases = "gas"},
+  };
+}
+
+std::vector<Option> optimizer_options() {
+  return {
+      {.name = "type",
+       .field = at<&OptimizerConfig::type>(),
+       .doc = "Optimizer",
+       .choices = kOptimizers},
+      {.name = "lr",
+       .field = at<&OptimizerConfig::lr>(),
+       .doc = "Peak learning rate",
+       .range = kPositive},
+      {.name = "betas",
+       .field = at<&OptimizerConfig::betas>(),
+       .doc = "Decay of the running mean and of the running square of the gradient",
+       .range = {.min = 0, .max = 1, .below_max = true},
+       .list_size = 2},
+      {.name = "eps",
+       .field = at<&OptimizerConfig::eps>(),
+       .doc = "Added to the root of the running square",
+       .range = kPositive},
+      {.name = "weight_decay",
+       .field = at<&OptimizerConfig::weight_decay>(),
+       .doc = "Decoupled decay of weight matrices; biases and norms are not decayed",
+       .range = kNotNegative},
+      {.name = "gradient_clipping",
+       .field = at<&OptimizerConfig::gradient_clipping>(),
+       .doc = "Largest L2 norm of the whole gradient; 0 turns clipping off",
+       .range = kNotNegative,
+       .aliases = "clip_grad"},
+  };
+}
+
+std::vector<Option> schedule_options() {
+  return {
+      {.name = "lr_decay_style",
+       .field = at<&ScheduleConfig::lr_decay_style>(),
+       .doc = "How the learning rate falls after the warm-up",
+       .choices = kDecays},
+      {.name = "lr_decay_iters",
+       .field = at<&ScheduleConfig::lr_decay_iters>(),
+       .doc = "Length of the schedule; the rate stays at its last value afterwards",
+       .unit = "steps",
+       .default_means = "lr_decay_fraction of train_iters",
+       .range = count(0, 1e12)},
+      {.name = "lr_decay_fraction",
+       .field = at<&ScheduleConfig::lr_decay_fraction>(),
+       .doc = "Length of the schedule as a fraction of train_iters",
+       .range = {.min = 0, .max = 1, .above_min = true}},
+      {.name = "min_lr",
+       .field = at<&ScheduleConfig::min_lr>(),
+       .doc = "Lowest learning rate after the warm-up",
+       .range = kNotNegative},
+      {.name = "warmup",
+       .field = at<&ScheduleConfig::warmup>(),
+       .doc = "Linear warm-up, as a fraction of the schedule's length",
+       .range = kFraction},
+      {.name = "wsd_decay_fraction",
+       .field = at<&ScheduleConfig::wsd_decay_fraction>(),
+       .doc = "Share of the schedule over which wsd cools down",
+       .range = {.min = 0, .max = 1, .above_min = true}},
+  };
+}
+
+std::vector<Option> train_options() {
+  return {
+      {.name = "train_iters",
+       .field = at<&TrainConfig::train_iters>(),
+       .doc = "Optimizer steps of the run",
+       .unit = "steps",
+       .range = count(1, 1e12),
+       .required = true},
+      {.name = "eval_interval",
+       .field = at<&TrainConfig::eval_interval>(),
+       .doc = "Steps between validations; 0 turns validation off",
+       .unit = "steps",
+       .range = count(0, 1e12)},
+      {.name = "eval_iters",
+       .field = at<&TrainConfig::eval_iters>(),
+       .doc = "Global batches per validation",
+       .unit = "batches",
+       .range = count(1)},
+      {.name = "exit_interval",
+       .field = at<&TrainConfig::exit_interval>(),
+       .doc = "Save and leave the program every so many steps; 0: off",
+       .unit = "steps",
+       .range = count(0, 1e12)},
+      {.name = "seed",
+       .field = at<&TrainConfig::seed>(),
+       .doc = "Origin of everything random: weights, order of the data, dropout",
+       .range = count(0, 4294967295.0)},
+      {.name = "seed_init",
+       .field = at<&TrainConfig::seed_init>(),
+       .doc = "Seed of the initial weights alone",
+       .default_means = "seed",
+       .range = count(-1, 4294967295.0)},
+      {.name = "seed_data",
+       .field = at<&TrainConfig::seed_data>(),
+       .doc = "Seed of the order of the data alone",
+       .default_means = "seed",
+       .range = count(-1, 4294967295.0)},
+      {.name = "seed_dropout",
+       .field = at<&TrainConfig::seed_dropout>(),
+       .doc = "Seed of dropout alone",
+       .default_means = "seed",
+       .range = count(-1, 4294967295.0)},
+      {.name = "deterministic",
+       .field = at<&TrainConfig::deterministic>(),
+       .doc = "Bit-identical results from run to run"},
+      {.name = "cross_entropy_chunk",
+       .field = at<&TrainConfig::cross_entropy_chunk>(),
+       .doc = "Tokens whose logits are in memory at once",
+       .unit = "tokens",
+       .range = count(1)},
+  };
+}
+
+}  // namespace neox

@@ -1,0 +1,311 @@
+#include "core/config/resolve.h"
+
+#include <cmath>
+#include <cstdlib>
+
+#include <fmt/format.h>
+
+#include "core/config/option.h"
+#include "core/config/problems.h"
+
+namespace neox {
+
+namespace {
+
+using detail::Problems;
+
+// Collects findings and quotes options with their value and place: "model.hidden_size = 250
+// (run.ini:3)".
+class Checker {
+ public:
+  Checker(const Config& config, const Origins& origins) : config_(config), origins_(origins) {}
+
+  std::string quote(std::string_view key) const {
+    const Option* option = find_option(key);
+    require(option != nullptr, "no option {} to report on", key);
+    const std::string name = option->key();
+    const auto origin = origins_.find(name);
+    return fmt::format("{} = {}{}", name, value_text(*option, config_),
+                       origin == origins_.end() ? "" : " (" + origin->second + ")");
+  }
+  void problem(std::string text) { problems_.add(std::move(text)); }
+  void check(bool ok, std::string_view key, std::string_view expectation) {
+    if (!ok) problem(fmt::format("{}: {}", quote(key), expectation));
+  }
+  void finish() const { problems_.throw_if_any(); }
+
+  // Every option's own range, for configurations that did not come from a file; and what is
+  // required.
+  void check_options(std::string_view section) {
+    for (const Option& option : options()) {
+      if (!section.empty() && option.section != section) continue;
+      Config copy = config_;
+      const std::string text = value_text(option, config_);
+      if (option.required && text == default_text(option)) {
+        problem(fmt::format("{} is required: {}", option.key(), option.doc));
+        continue;
+      }
+      const std::string wrong = set_value(option, copy, text);
+      if (!wrong.empty()) problem(fmt::format("{}: {}", quote(option.key()), wrong));
+    }
+  }
+
+ private:
+  const Config& config_;
+  const Origins& origins_;
+  Problems problems_;
+};
+
+void check_model(const ModelConfig& m, Checker& c) {
+  const std::int64_t heads = m.num_attention_heads;
+  if (m.hidden_size % heads != 0) {
+    c.problem(fmt::format("{} is not a multiple of {}: heads would have a fractional width",
+                          c.quote("model.hidden_size"), c.quote("model.num_attention_heads")));
+  } else if (m.pos_emb == PositionEmbedding::rotary &&
+             (m.rotary_dim() < 2 || m.rotary_dim() % 2 != 0)) {
+    c.problem(fmt::format(
+        "{} rotates {} of the {} channels of a head; expected an even number, at least 2",
+        c.quote("model.rotary_pct"), m.rotary_dim(), m.head_dim()));
+  }
+  if (heads % m.num_kv_heads != 0) {
+    c.problem(
+        fmt::format("{} does not divide {}: every key/value head must serve equally many heads",
+                    c.quote("model.num_kv_heads"), c.quote("model.num_attention_heads")));
+  }
+  if (m.max_position_embeddings < m.seq_length) {
+    c.problem(fmt::format("{} is smaller than {}", c.quote("model.max_position_embeddings"),
+                          c.quote("model.seq_length")));
+  }
+  c.check(!m.gpt_j_tied || m.gpt_j_residual, "model.gpt_j_tied",
+          "needs model.gpt_j_residual = true");
+}
+
+void check_parallel(ParallelConfig& p, std::int64_t world_size, Checker& c) {
+  if (p.pipe_parallel_size == 0) p.pipe_parallel_size = 1;  // GPT-NeoX's 0: no pipeline engine
+  for (const char* key : {"parallel.pipe_parallel_size", "parallel.model_parallel_size"}) {
+    const bool one =
+        (key == std::string_view("parallel.pipe_parallel_size") ? p.pipe_parallel_size
+                                                                : p.model_parallel_size) == 1;
+    c.check(one, key,
+            "only data parallelism is implemented so far; set it to 1, and all ranks are used "
+            "data-parallel");
+  }
+  const std::int64_t model_ranks = p.pipe_parallel_size * p.model_parallel_size;
+  if (world_size % model_ranks != 0) {
+    c.problem(
+        fmt::format("{} ranks cannot be divided by {} x {} = {}; start a multiple of {} ranks",
+                    world_size, c.quote("parallel.pipe_parallel_size"),
+                    c.quote("parallel.model_parallel_size"), model_ranks, model_ranks));
+  }
+}
+
+constexpr const char* kTrainBatch = "batch.train_batch_size";
+constexpr const char* kMicroBatch = "batch.train_micro_batch_size_per_gpu";
+constexpr const char* kAccumulation = "batch.gradient_accumulation_steps";
+
+// The ways out of three sizes that do not agree.
+std::string batch_fixes(const BatchConfig& b, std::int64_t ranks) {
+  const std::int64_t micro = b.train_micro_batch_size_per_gpu;
+  const std::int64_t steps = b.gradient_accumulation_steps;
+  std::string fixes = fmt::format("set {} = {}", kTrainBatch, micro * steps * ranks);
+  const auto add = [&](const char* key, std::int64_t divisor) {
+    if (b.train_batch_size % divisor != 0) return;
+    fixes += fmt::format(", or {} = {}", key, b.train_batch_size / divisor);
+  };
+  add(kMicroBatch, steps * ranks);
+  add(kAccumulation, micro * ranks);
+  return fixes + ", or leave one of the three out";
+}
+
+void resolve_batch(BatchConfig& b, std::int64_t ranks, Checker& c) {
+  const bool train = b.train_batch_size > 0, micro = b.train_micro_batch_size_per_gpu > 0;
+  const bool steps = b.gradient_accumulation_steps > 0;
+  const auto divide = [&](const char* key, std::int64_t factor, const std::string& what,
+                          std::int64_t& result) {
+    if (b.train_batch_size % factor == 0) {
+      result = b.train_batch_size / factor;
+      return;
+    }
+    const std::int64_t below = b.train_batch_size / factor * factor;
+    c.problem(
+        fmt::format("{} is not a multiple of {} x {} data-parallel ranks = {}, so {} is no whole "
+                    "number; set {} "
+                    "= {}{}, change {}, or change the number of ranks",
+                    c.quote(kTrainBatch), what, ranks, factor, key, kTrainBatch, below + factor,
+                    below > 0 ? fmt::format(" or {}", below) : "", what));
+  };
+  if (!train && !micro) {
+    c.problem(fmt::format("{}give two of {}, {} and {}, or one of the first two",
+                          steps ? c.quote(kAccumulation) + " alone gives no batch size: "
+                                : "batch sizes are missing: ",
+                          kTrainBatch, kMicroBatch, kAccumulation));
+  } else if (train && micro && steps) {
+    const std::int64_t product =
+        b.train_micro_batch_size_per_gpu * b.gradient_accumulation_steps * ranks;
+    if (product == b.train_batch_size) return;
+    c.problem(fmt::format("{}, but {} x {} x {} data-parallel ranks = {}; {}", c.quote(kTrainBatch),
+                          c.quote(kMicroBatch), c.quote(kAccumulation), ranks, product,
+                          batch_fixes(b, ranks)));
+  } else if (train && micro) {
+    divide(kAccumulation, b.train_micro_batch_size_per_gpu * ranks, c.quote(kMicroBatch),
+           b.gradient_accumulation_steps);
+  } else {
+    if (!steps) b.gradient_accumulation_steps = 1;
+    if (train) {
+      divide(kMicroBatch, b.gradient_accumulation_steps * ranks, c.quote(kAccumulation),
+             b.train_micro_batch_size_per_gpu);
+    } else {
+      b.train_batch_size = b.train_micro_batch_size_per_gpu * b.gradient_accumulation_steps * ranks;
+    }
+  }
+}
+
+void resolve_schedule(Config& config, Checker& c) {
+  ScheduleConfig& s = config.schedule;
+  if (s.min_lr > config.optimizer.lr) {
+    c.problem(fmt::format("{} is above {}", c.quote("schedule.min_lr"), c.quote("optimizer.lr")));
+  }
+  const auto by_fraction = static_cast<std::int64_t>(
+      std::floor(static_cast<double>(config.train.train_iters) * s.lr_decay_fraction));
+  if (s.lr_decay_iters == 0) {
+    s.lr_decay_iters = by_fraction;
+    c.check(by_fraction >= 1, "schedule.lr_decay_fraction",
+            "leaves no step for the schedule; raise it or train.train_iters");
+  } else if (s.lr_decay_fraction != 1.0 && s.lr_decay_iters != by_fraction) {
+    c.problem(fmt::format("{} and {} (of {}: {} steps) disagree; leave one of them out",
+                          c.quote("schedule.lr_decay_iters"), c.quote("schedule.lr_decay_fraction"),
+                          c.quote("train.train_iters"), by_fraction));
+  }
+  if (s.lr_decay_style == "wsd" && s.warmup + s.wsd_decay_fraction > 1.0) {
+    c.problem(fmt::format("{} and {} together are longer than the schedule",
+                          c.quote("schedule.warmup"), c.quote("schedule.wsd_decay_fraction")));
+  }
+}
+
+void check_data(const DataConfig& d, Checker& c) {
+  const bool train = !d.train_data_paths.empty(), valid = !d.valid_data_paths.empty(),
+             test = !d.test_data_paths.empty();
+  const bool lists = train || valid || test;
+  if (lists && !(train && valid && test)) {
+    std::string missing;
+    for (const auto& [given, name] : {std::pair{train, "data.train_data_paths"},
+                                      {valid, "data.valid_data_paths"},
+                                      {test, "data.test_data_paths"}}) {
+      if (!given) missing += (missing.empty() ? "" : " and ") + std::string(name);
+    }
+    c.problem(missing + ": missing; give all three path lists, or data.data_path with data.split");
+  }
+  if (lists && !d.data_path.empty()) {
+    c.problem(fmt::format("{} excludes the path lists; give one or the other",
+                          c.quote("data.data_path")));
+  }
+  const auto weights = [&](const char* which, const std::vector<double>& weight,
+                           const std::vector<std::string>& paths) {
+    if (weight.empty() || weight.size() == paths.size()) return;
+    const std::string key = fmt::format("data.{}_data_weights", which);
+    c.problem(fmt::format("{}: {} weights for {} paths in data.{}_data_paths; give one each",
+                          c.quote(key), weight.size(), paths.size(), which));
+  };
+  weights("train", d.train_data_weights, d.train_data_paths);
+  weights("valid", d.valid_data_weights, d.valid_data_paths);
+  weights("test", d.test_data_weights, d.test_data_paths);
+  if (d.weight_by_num_documents && !d.train_data_weights.empty()) {
+    c.problem(fmt::format("{} would replace data.train_data_weights; leave one of them out",
+                          c.quote("data.weight_by_num_documents")));
+  }
+}
+
+void check_checkpoint(const CheckpointConfig& k, Checker& c) {
+  const double factor = k.checkpoint_factor;
+  if (factor > 0 && k.checkpoint_scale == "log") {
+    c.check(factor > 1, "checkpoint.checkpoint_factor",
+            "with checkpoint_scale = log it is a ratio; expected more than 1");
+  } else if (factor > 0) {
+    c.check(factor == std::floor(factor), "checkpoint.checkpoint_factor",
+            "with checkpoint_scale = linear it counts steps; expected a whole number");
+  } else {
+    c.check(k.checkpoint_scale == "linear", "checkpoint.checkpoint_scale",
+            "needs checkpoint.checkpoint_factor, a ratio above 1");
+  }
+  if (k.save.empty()) {
+    c.check(factor == 0, "checkpoint.checkpoint_factor",
+            "nothing can be saved: set checkpoint.save");
+    c.check(k.extra_save_iters.empty(), "checkpoint.extra_save_iters",
+            "nothing can be saved: set checkpoint.save");
+  }
+  if (k.load.empty()) {
+    c.check(!k.finetune, "checkpoint.finetune", "set checkpoint.load to the weights to start from");
+    c.check(k.iteration < 0 || !k.save.empty(), "checkpoint.iteration",
+            "set checkpoint.load to the directory that holds this step");
+  }
+}
+
+void derive_rest(Config& config) {
+  TrainConfig& t = config.train;
+  for (std::int64_t* seed : {&t.seed_init, &t.seed_data, &t.seed_dropout}) {
+    if (*seed < 0) *seed = t.seed;
+  }
+  LoggingConfig& l = config.logging;
+  if (l.log_dir.empty()) l.log_dir = config.checkpoint.save;
+  if (l.tensorboard_dir.empty() && !l.log_dir.empty()) {
+    l.tensorboard_dir = l.log_dir + (l.log_dir.back() == '/' ? "" : "/") + "tensorboard";
+  }
+}
+
+}  // namespace
+
+ModelConfig with_derived_values(ModelConfig m) {
+  if (m.num_kv_heads == 0) m.num_kv_heads = m.num_attention_heads;
+  if (m.intermediate_size == 0) {
+    m.intermediate_size =
+        m.gated ? ((8 * m.hidden_size + 2) / 3 + 63) / 64 * 64 : 4 * m.hidden_size;
+  }
+  if (m.max_position_embeddings == 0) m.max_position_embeddings = m.seq_length;
+  return m;
+}
+
+void resolve_model(ModelConfig& model, const Origins& origins) {
+  Config config;
+  config.model = model;
+  Checker checker(config, origins);
+  checker.check_options("model");
+  checker.finish();
+  config.model = with_derived_values(config.model);
+  check_model(config.model, checker);
+  checker.finish();
+  model = config.model;
+}
+
+std::int64_t data_parallel_size(const ParallelConfig& parallel, std::int64_t world_size) {
+  const std::int64_t model_ranks =
+      std::max<std::int64_t>(parallel.pipe_parallel_size, 1) * parallel.model_parallel_size;
+  require(model_ranks > 0 && world_size > 0 && world_size % model_ranks == 0,
+          "{} ranks cannot be divided by parallel.pipe_parallel_size x "
+          "parallel.model_parallel_size = {}",
+          world_size, model_ranks);
+  return world_size / model_ranks;
+}
+
+void resolve(Config& config, std::int64_t world_size, const Origins& origins) {
+  require(world_size >= 1, "the number of ranks is {}; expected at least 1", world_size);
+  Config result = config;
+  Checker checker(result, origins);
+  checker.check_options("");
+  checker.finish();  // cross-checks rely on every value being in its range
+  result.model = with_derived_values(result.model);
+  check_model(result.model, checker);
+  check_parallel(result.parallel, world_size, checker);
+  if (result.parallel.pipe_parallel_size == 1 && result.parallel.model_parallel_size == 1) {
+    resolve_batch(result.batch, data_parallel_size(result.parallel, world_size), checker);
+  }
+  checker.check(result.precision.precision != DType::f16, "precision.precision",
+                "training in fp16 needs loss scaling, which is not implemented yet; use bfloat16");
+  resolve_schedule(result, checker);
+  check_data(result.data, checker);
+  check_checkpoint(result.checkpoint, checker);
+  derive_rest(result);
+  checker.finish();
+  config = result;
+}
+
+}  // namespace neox

@@ -1,0 +1,84 @@
+#include "core/model/init.h"
+
+#include <cmath>
+
+#include "core/base/rng.h"
+
+namespace neox {
+namespace {
+
+// Fills `local` (host, f32) with the values of its slice of the global tensor.
+void fill_random(const Shard& shard, Tensor local, InitMethod method, double deviation,
+                 std::uint64_t seed) {
+  require(shard.global.rank() == 2, "internal error: random initialisation of {} {}", shard.name,
+          shard.global.str());
+  const RngKey key = RngKey::for_tensor(seed, shard.name);
+  const std::int64_t rows = shard.slice.extent[0], cols = shard.slice.extent[1];
+  float* out = local.ptr<float>();
+  const bool uniform = method == InitMethod::xavier_uniform;
+  const float bound = static_cast<float>(deviation * std::sqrt(3.0));
+  const float scale = static_cast<float>(deviation);
+#pragma omp parallel for schedule(static)
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::int64_t global_row = shard.slice.offset[0] + r;
+    for (std::int64_t c = 0; c < cols; ++c) {
+      const auto index =
+          static_cast<std::uint64_t>(global_row * shard.global[1] + shard.slice.offset[1] + c);
+      out[r * cols + c] = uniform ? bound * (2.0f * uniform01(philox_word(key, index)) - 1.0f)
+                                  : scale * normal_at(key, index);
+    }
+  }
+}
+
+}  // namespace
+
+double init_std(InitMethod method, const ModelConfig& model, const Shape& global) {
+  const auto layers = static_cast<double>(model.num_layers);
+  const auto hidden = static_cast<double>(model.hidden_size);
+  switch (method) {
+    case InitMethod::normal:
+      return model.init_method_std;
+    case InitMethod::scaled_normal:
+      return model.init_method_std / std::sqrt(2.0 * layers);
+    case InitMethod::single_residual_scaled_normal:
+      return model.init_method_std / std::sqrt(layers);
+    case InitMethod::small_init:
+      return std::sqrt(2.0 / (5.0 * hidden));
+    case InitMethod::wang_init:
+      return 2.0 / (layers * std::sqrt(hidden));
+    case InitMethod::xavier_uniform:
+    case InitMethod::xavier_normal:
+      return std::sqrt(2.0 / static_cast<double>(global[0] + global[1]));
+  }
+  fail("internal error: unknown initialisation rule");
+}
+
+void initialise_parameters(ParameterStore& store, const ModelConfig& model, std::uint64_t seed,
+                           const Backend& ops, Stream& stream) {
+  for (ParameterId id = 0; id < store.size(); ++id) {
+    const InitRule rule = store.spec(id).init;
+    const Shard shard = store.main_shard(id);
+    if (rule.kind == InitRule::Kind::zeros) {
+      fill_zero(stream, shard.local);
+      continue;
+    }
+    // Staged through the host in f32: initialisation happens once, and is the same on every device.
+    const OwnedTensor host(shard.slice.extent, DType::f32);
+    if (rule.kind == InitRule::Kind::ones) {
+      for (float& x : host.tensor.span<float>()) x = 1.0f;
+    } else {
+      fill_random(shard, host, rule.method, init_std(rule.method, model, shard.global), seed);
+    }
+    const OwnedTensor staged(shard.slice.extent, DType::f32, store.device());
+    copy(stream, host, staged);
+    if (shard.dtype == DType::f32) {
+      copy(stream, staged, shard.local);
+    } else {
+      ops.cast(stream, staged, shard.local);
+    }
+    stream.synchronize();
+  }
+  store.refresh_weights(ops, stream);
+}
+
+}  // namespace neox

@@ -1,0 +1,25 @@
+#pragma once
+// The datasets of a run, opened from its configuration.
+
+#include <cstdint>
+#include <optional>
+
+#include "core/config/config.h"
+#include "io/data/token_dataset.h"
+
+namespace neox {
+
+struct RunData {
+  std::optional<TokenDataset> train, valid;
+};
+
+/// Opens train and validation data (a configuration resolved for training; the vocabulary size
+/// known) and checks every token and that there are enough samples. Training takes train_iters *
+/// train_batch_size samples. Every validation uses the same eval_iters global batches, so that its
+/// losses compare; they are absent when eval_interval or eval_iters is 0.
+RunData open_run_data(const Config& config);
+
+/// The table of proportions and epochs of what was opened.
+std::string describe(const RunData& data);
+
+}  // namespace neox

@@ -1,0 +1,203 @@
+#include "core/train/run_state.h"
+
+#include <algorithm>
+
+#include "core/base/log.h"
+#include "core/config/describe.h"
+#include "core/config/parse.h"
+
+namespace neox {
+namespace {
+
+constexpr const char* kModel = "/model";
+constexpr const char* kMain = "/optimizer/master";
+constexpr const char* kExpAvg = "/optimizer/exp_avg";
+constexpr const char* kExpAvgSq = "/optimizer/exp_avg_sq";
+constexpr const char* kConfigText = "/config/effective";
+
+// Replicas share the writing: each writes an equal run of every tensor's elements.
+CheckpointTensor replica_share(const std::string& section, Shard shard, const Communicator& group) {
+  CheckpointTensor tensor;
+  tensor.path = checkpoint_path(section, shard.name);
+  const std::int64_t n = shard.local.numel();
+  tensor.write_begin = n * group.rank() / group.size();
+  tensor.write_end = n * (group.rank() + 1) / group.size();
+  tensor.shard = std::move(shard);
+  return tensor;
+}
+
+Attributes model_attributes(const ModelConfig& model, const std::string& parameter) {
+  Attributes attributes{{"name", parameter}};
+  if (parameter.find("query_key_value") != std::string::npos) {
+    attributes["row_layout"] = std::string("[head][q,k,v][head_dim]");
+  }
+  if (parameter.starts_with("embed_in") || parameter.starts_with("embed_out")) {
+    attributes["vocab_size"] = model.vocab_size;
+  }
+  return attributes;
+}
+
+std::vector<CheckpointTensor> run_tensors(const Transformer& model, const Communicator& group) {
+  const ParameterStore& store = model.parameters();
+  std::vector<CheckpointTensor> tensors;
+  for (ParameterId id = 0; id < store.size(); ++id) {
+    tensors.push_back(replica_share(kModel, store.weight_shard(id), group));
+    tensors.back().attributes = model_attributes(model.config(), store.spec(id).name);
+  }
+  // In f32 the model's weights are the main weights: they are not stored twice.
+  for (ParameterId id = 0; id < store.size(); ++id) {
+    if (store.has_separate_main()) {
+      tensors.push_back(replica_share(kMain, store.main_shard(id), group));
+    }
+    tensors.push_back(replica_share(kExpAvg, store.exp_avg_shard(id), group));
+    tensors.push_back(replica_share(kExpAvgSq, store.exp_avg_sq_shard(id), group));
+  }
+  return tensors;
+}
+
+CheckpointInfo run_info(const Transformer& model, const Optimizer& optimizer, const Config& config,
+                        const std::string& config_text, const Progress& progress) {
+  CheckpointInfo info;
+  info.step = progress.step;
+  info.consumed_samples = progress.consumed_samples;
+  info.consumed_tokens = progress.consumed_tokens;
+  info.groups["/optimizer"] = {{"type", config.optimizer.type},
+                               {"beta1", config.optimizer.betas[0]},
+                               {"beta2", config.optimizer.betas[1]},
+                               {"eps", config.optimizer.eps},
+                               {"weight_decay", config.optimizer.weight_decay},
+                               {"adam_step", optimizer.steps_taken()}};
+  info.groups["/schedule"] = {{"kind", config.schedule.lr_decay_style},
+                              {"lr", config.optimizer.lr},
+                              {"min_lr", config.schedule.min_lr},
+                              {"warmup", config.schedule.warmup},
+                              {"decay_iters", config.schedule.lr_decay_iters}};
+  info.groups["/data"] = {{"seed", config.train.seed_data},
+                          {"consumed_samples", progress.consumed_samples},
+                          {"consumed_tokens", progress.consumed_tokens}};
+  // Counter-based: the seeds and the step are the whole state of every generator.
+  info.groups["/rng"] = {{"kind", std::string("philox4x32-10")},
+                         {"seed_init", config.train.seed_init},
+                         {"seed_dropout", config.train.seed_dropout}};
+  info.texts[kConfigText] = config_text;
+  if (!model.config().no_weight_tying) {
+    info.links["/model/embed_out/weight"] = "/model/embed_in/weight";
+  }
+  return info;
+}
+
+// Reads `path` (stored in any float dtype) into `target`, a box of the global tensor `shard`.
+class TensorLoader {
+ public:
+  TensorLoader(CheckpointReader& reader, const Backend& ops, Stream& stream)
+      : reader_(reader), ops_(ops), stream_(stream) {}
+
+  void add(const std::string& path, const Shard& shard) {
+    const StoredTensor* stored = reader_.find(path);
+    require(stored != nullptr, "the checkpoint {} has no tensor {}", reader_.path(), path);
+    CheckpointTensor tensor;
+    tensor.path = path;
+    tensor.shard = shard;
+    tensor.shard.dtype = stored->dtype;
+    const bool direct = stored->dtype == shard.dtype && shard.local.device.is_cpu();
+    if (!direct) {
+      staging_.emplace_back(shard.slice.extent, stored->dtype);
+      tensor.shard.local = staging_.back();
+      converted_.emplace_back(staging_.size() - 1, shard.local);
+    }
+    tensor.write_end = shard.local.numel();
+    wanted_.push_back(std::move(tensor));
+  }
+
+  void read() {
+    reader_.read(wanted_);
+    for (const auto& [index, target] : converted_) {
+      const OwnedTensor& host = staging_[index];
+      const OwnedTensor moved(target.shape, host.tensor.dtype, target.device);
+      copy(stream_, host, moved);
+      ops_.cast(stream_, moved, target);
+      stream_.synchronize();
+    }
+  }
+
+ private:
+  CheckpointReader& reader_;
+  const Backend& ops_;
+  Stream& stream_;
+  std::vector<CheckpointTensor> wanted_;
+  std::vector<OwnedTensor> staging_;
+  std::vector<std::pair<std::size_t, Tensor>> converted_;
+};
+
+std::int64_t integer_attribute(const CheckpointReader& reader, const std::string& group,
+                               const std::string& name) {
+  const auto& groups = reader.info().groups;
+  const auto found = groups.find(group);
+  if (found != groups.end()) {
+    const auto value = found->second.find(name);
+    if (value != found->second.end() && std::holds_alternative<std::int64_t>(value->second)) {
+      return std::get<std::int64_t>(value->second);
+    }
+  }
+  fail("the checkpoint {} lacks the attribute {} of {}", reader.path(), name, group);
+}
+
+}  // namespace
+
+std::string checkpoint_path(const std::string& section, const std::string& parameter) {
+  std::string path = section + "/" + parameter;
+  std::replace(path.begin() + static_cast<std::ptrdiff_t>(section.size()), path.end(), '.', '/');
+  return path;
+}
+
+SaveReport save_run(Communicator& group, const Transformer& model, const Optimizer& optimizer,
+                    const Config& config, const std::string& config_text,
+                    const Progress& progress) {
+  SaveOptions options;
+  options.io = checkpoint_io_from_name(config.checkpoint.io);
+  options.keep_last = config.checkpoint.keep_last_n_checkpoints;
+  return save_checkpoint(group, config.checkpoint.save, run_tensors(model, group),
+                         run_info(model, optimizer, config, config_text, progress), options);
+}
+
+Config stored_config(const CheckpointReader& reader) {
+  const auto found = reader.info().texts.find(kConfigText);
+  require(found != reader.info().texts.end(), "the checkpoint {} holds no configuration ({})",
+          reader.path(), kConfigText);
+  return parse_ini_text(found->second, reader.path() + ":" + kConfigText);
+}
+
+Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optimizer,
+                  LoadScope scope, const Backend& ops, Stream& stream) {
+  const auto differences = compare_architecture(stored_config(reader).model, model.config());
+  if (!differences.empty()) {
+    std::string text;
+    for (const auto& line : differences) text += "\n  " + line;
+    fail("the checkpoint {} is of another model (checkpoint / configuration):{}", reader.path(),
+         text);
+  }
+  ParameterStore& store = model.parameters();
+  const bool training = store.mode() == StoreMode::training;
+  const bool with_optimizer = scope == LoadScope::everything && optimizer != nullptr;
+  TensorLoader loader(reader, ops, stream);
+  for (ParameterId id = 0; id < store.size(); ++id) {
+    const std::string& name = store.spec(id).name;
+    const std::string main_path = checkpoint_path(kMain, name);
+    const bool use_main = training && reader.find(main_path) != nullptr;
+    loader.add(use_main ? main_path : checkpoint_path(kModel, name), store.main_shard(id));
+    if (!with_optimizer) continue;
+    loader.add(checkpoint_path(kExpAvg, name), store.exp_avg_shard(id));
+    loader.add(checkpoint_path(kExpAvgSq, name), store.exp_avg_sq_shard(id));
+  }
+  loader.read();
+  store.refresh_weights(ops, stream);
+  stream.synchronize();
+  if (with_optimizer) {
+    optimizer->set_steps_taken(integer_attribute(reader, "/optimizer", "adam_step"));
+  }
+  if (scope == LoadScope::weights_only) return {};
+  const auto& info = reader.info();
+  return {info.step, info.consumed_samples, info.consumed_tokens};
+}
+
+}  // namespace neox

@@ -1,0 +1,45 @@
+#pragma once
+// A training run's state in checkpoints: which tensors and facts make a run continue exactly.
+
+#include <cstdint>
+#include <string>
+
+#include "comm/communicator.h"
+#include "core/config/config.h"
+#include "core/model/transformer.h"
+#include "core/optim/optimizer.h"
+#include "io/checkpoint/checkpoint.h"
+
+namespace neox {
+
+/// Where a run stands.
+struct Progress {
+  std::int64_t step = 0;  ///< optimizer steps done
+  std::int64_t consumed_samples = 0;
+  std::int64_t consumed_tokens = 0;
+};
+
+/// Writes one checkpoint of the run; collective over `group`, whose ranks hold equal replicas and
+/// each write their share.
+SaveReport save_run(Communicator& group, const Transformer& model, const Optimizer& optimizer,
+                    const Config& config, const std::string& config_text, const Progress& progress);
+
+/// What to take from a checkpoint.
+enum class LoadScope : std::uint8_t {
+  everything,        ///< weights, optimizer, position: continue the run
+  weights_only,      ///< fine-tuning: weights, step 0
+  without_optimizer  ///< weights and position; optimizer state starts at zero
+};
+
+/// Fills the model (and the optimizer, unless null) from an opened checkpoint, under any layout.
+/// Throws Error when the checkpoint is of another architecture, listing the differences.
+Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optimizer,
+                  LoadScope scope, const Backend& ops, Stream& stream);
+
+/// The model configuration stored in a checkpoint.
+Config stored_config(const CheckpointReader& reader);
+
+/// "layers.0.mlp.dense_h_to_4h.weight" -> "/model/layers/0/mlp/dense_h_to_4h/weight".
+std::string checkpoint_path(const std::string& section, const std::string& parameter);
+
+}  // namespace neox

@@ -1,0 +1,27 @@
+#include "core/train/sample_writer.h"
+
+#include <nlohmann/json.hpp>
+
+namespace neox {
+
+SampleWriter::SampleWriter(const std::string& path) : path_(path) {
+  if (path.empty()) return;
+  out_.open(path);
+  require(out_.good(), "cannot write {} (generate.sample_output_file)", path);
+}
+
+void SampleWriter::write(const GeneratedSample& sample) {
+  if (path_.empty()) return;
+  nlohmann::ordered_json line;
+  line["context"] = sample.context;
+  line["text"] = sample.text;
+  line["length"] = sample.length;
+  line["finished"] = sample.finished;
+  line["message"] = sample.message;
+  line["duration_seconds"] = sample.duration_seconds;
+  // A generation may stop inside a character: such bytes become U+FFFD.
+  out_ << line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n' << std::flush;
+  require(out_.good(), "writing {} failed (disk full?)", path_);
+}
+
+}  // namespace neox

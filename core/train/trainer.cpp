@@ -1,0 +1,245 @@
+#include "core/train/trainer.h"
+
+#include <array>
+#include <chrono>
+#include <cmath>
+
+#include "core/base/format.h"
+#include "core/base/log.h"
+#include "core/base/version.h"
+#include "core/config/describe.h"
+#include "core/model/init.h"
+#include "core/optim/lr_schedule.h"
+#include "core/train/checkpoint_policy.h"
+#include "core/train/signals.h"
+
+namespace neox {
+namespace {
+
+// A run whose gradients stay non-finite this long will not recover.
+constexpr std::int64_t kMaxSkippedSteps = 10;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+BatchLoaderOptions loader_options(const Config& config, const Communicator& group,
+                                  std::int64_t steps) {
+  BatchLoaderOptions options;
+  options.train_batch_size = config.batch.train_batch_size;
+  options.micro_batch = config.batch.train_micro_batch_size_per_gpu;
+  options.dp_rank = group.rank();
+  options.dp_size = group.size();
+  options.eod = config.data.eod_token;
+  options.eod_mask_loss = config.data.eod_mask_loss;
+  options.vocab_size = config.model.vocab_size;
+  options.prefetch = config.data.prefetch;
+  options.steps_needed = steps;
+  return options;
+}
+
+}  // namespace
+
+Trainer::Trainer(Communicator& group, const Config& config, std::string config_text)
+    : group_(group),
+      config_(config),
+      config_text_(std::move(config_text)),
+      ops_(make_backend(Device{})),
+      stream_(make_stream(Device{})),
+      model_(config.model) {
+  check_agreement();
+  data_ = open_run_data(config_);
+  model_.commit(*ops_, *stream_, config_.precision.precision, StoreMode::training);
+  optimizer_.emplace(model_.parameters(), config_.optimizer, *ops_, *stream_);
+  RunnerOptions options;
+  options.micro_batch = config_.batch.train_micro_batch_size_per_gpu;
+  options.seq_length = config_.model.seq_length;
+  options.recompute_blocks = config_.parallel.checkpoint_activations;
+  options.loss_chunk = config_.train.cross_entropy_chunk;
+  options.dropout_seed = static_cast<std::uint64_t>(config_.train.seed_dropout);
+  runner_.emplace(model_, *ops_, *stream_, options);
+  reducer_.emplace(model_.parameters(), group_, *stream_,
+                   static_cast<std::int64_t>(config_.parallel.gradient_bucket_mb * 1024 * 1024));
+  start();
+  print_summary();
+  log_ = std::make_unique<TrainingLog>(config_, group_, progress_.step,
+                                       model_.flops_per_token(config_.model.seq_length));
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::check_agreement() const {
+  const auto mine = fmt::format("neox {}\n{}", version(), canonical_text(config_));
+  const std::string first = group_.host_broadcast(mine, 0);
+  agree(group_, "the comparison of configurations",
+        mine == first ? ""
+                      : "this rank was started with another program version or configuration than "
+                        "rank 0; start all ranks with the same command");
+}
+
+void Trainer::start() {
+  const CheckpointConfig& c = config_.checkpoint;
+  if (c.iteration < 0 && !c.save.empty() && resume_from(c.save, LoadScope::everything)) return;
+  const LoadScope scope = c.finetune        ? LoadScope::weights_only
+                          : c.no_load_optim ? LoadScope::without_optimizer
+                                            : LoadScope::everything;
+  const std::string& source = c.load.empty() ? c.save : c.load;
+  if (!c.load.empty() || c.iteration >= 0) {
+    require(!source.empty(), "checkpoint.iteration = {} needs checkpoint.load or checkpoint.save",
+            c.iteration);
+    require(resume_from(source, scope),
+            "checkpoint.load = {} holds no checkpoint; correct the path, or remove the option to "
+            "start from scratch",
+            source);
+    return;
+  }
+  initialise_parameters(model_.parameters(), config_.model,
+                        static_cast<std::uint64_t>(config_.train.seed_init), *ops_, *stream_);
+}
+
+bool Trainer::resume_from(const std::string& directory, LoadScope scope) {
+  const auto reader = config_.checkpoint.iteration >= 0
+                          ? open_step(group_, directory, config_.checkpoint.iteration)
+                          : open_newest(group_, directory);
+  if (reader == nullptr) return false;
+  progress_ = load_run(*reader, model_, &*optimizer_, scope, *ops_, *stream_);
+  if (directory == config_.checkpoint.save) last_saved_step_ = progress_.step;
+  log_info("{} {} (step {}, {} samples)",
+           scope == LoadScope::weights_only ? "weights taken from" : "resuming from",
+           reader->path(), reader->info().step, format_grouped(reader->info().consumed_samples));
+  return true;
+}
+
+void Trainer::print_summary() const {
+  const ParameterStore& store = model_.parameters();
+  log_info("model: {} parameters, {} layers, hidden {}, {} heads, vocabulary {} (padded {}), {}",
+           format_grouped(store.parameter_count()), config_.model.num_layers,
+           config_.model.hidden_size, config_.model.num_attention_heads, config_.model.vocab_size,
+           config_.model.padded_vocab_size(), name_of(store.compute_dtype()));
+  log_info("batch: {} samples = {} ranks x {} micro-batches of {} samples x {} tokens",
+           config_.batch.train_batch_size, group_.size(), config_.batch.gradient_accumulation_steps,
+           config_.batch.train_micro_batch_size_per_gpu, config_.model.seq_length);
+  log_info("memory on each rank:\n{}", runner_->memory_plan().table());
+  log_info("data:\n{}", describe(data_));
+  if (!ops_->fast(store.compute_dtype())) {
+    log_warning(
+        "this CPU has no instructions for {} products: they run in f32, slower; consider "
+        "precision.precision = fp32",
+        name_of(store.compute_dtype()));
+  }
+}
+
+Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr,
+                                        const StopSignals& signals) {
+  std::int64_t tokens = batch.loss_tokens;
+  group_.host_all_reduce(std::span(&tokens, 1), ReduceOp::sum);
+  // A batch that is masked as a whole has no loss and no gradient.
+  const double scale = tokens > 0 ? 1.0 / static_cast<double>(tokens) : 0.0;
+  reducer_->begin();
+  double loss_sum = 0.0;
+  for (std::size_t i = 0; i < batch.micro_batches.size(); ++i) {
+    const bool last = i + 1 == batch.micro_batches.size();
+    loss_sum += runner_->forward_backward(batch.micro_batches[i], scale, progress_.step, i > 0,
+                                          last ? &*reducer_ : nullptr);
+  }
+  reducer_->finish();
+  StepResult result;
+  result.grad_norm = optimizer_->step(lr);
+  std::array<double, 2> sums = {loss_sum, signals.received() != 0 ? 1.0 : 0.0};
+  group_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
+  result.loss = sums[0] * scale;
+  result.stop_requested = sums[1] > 0.0;
+  result.tokens = tokens;
+  return result;
+}
+
+void Trainer::check_step(const StepResult& result) {
+  if (std::isfinite(result.grad_norm) && std::isfinite(result.loss)) {
+    skipped_steps_ = 0;
+    return;
+  }
+  ++skipped_steps_;
+  log_warning("step {}: loss {}, gradient norm {}: weights were not changed", progress_.step,
+              result.loss, result.grad_norm);
+  require(
+      skipped_steps_ < kMaxSkippedSteps,
+      "the gradient was not finite in {} steps in a row (loss {}); lower optimizer.lr (now {}), "
+      "raise schedule.warmup or resume from an earlier checkpoint (checkpoint.iteration)",
+      skipped_steps_, result.loss, config_.optimizer.lr);
+}
+
+double Trainer::evaluate() {
+  log_->activity("validating");
+  const std::int64_t steps = config_.train.eval_iters;
+  BatchLoader loader(*data_.valid, loader_options(config_, group_, steps), 0);
+  std::array<double, 2> sums = {0.0, 0.0};
+  for (std::int64_t i = 0; i < steps; ++i) {
+    const StepBatch& batch = loader.next();
+    for (const MicroBatch& micro : batch.micro_batches) sums[0] += runner_->evaluate(micro);
+    sums[1] += static_cast<double>(batch.loss_tokens);
+  }
+  group_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
+  log_->activity("");
+  return sums[1] > 0.0 ? sums[0] / sums[1] : 0.0;
+}
+
+void Trainer::save() {
+  if (config_.checkpoint.save.empty() || last_saved_step_ == progress_.step) return;
+  const SaveReport report = save_run(group_, model_, *optimizer_, config_, config_text_, progress_);
+  log_->activity("");
+  last_saved_step_ = progress_.step;
+  log_info("saved {} ({} in {:.2f} s, {:.2f} GB/s)", report.path,
+           format_bytes(static_cast<std::uint64_t>(report.bytes)), report.seconds(),
+           static_cast<double>(report.bytes) / 1e9 / report.seconds());
+}
+
+StopReason Trainer::run() {
+  const std::int64_t last = config_.train.train_iters;
+  const LrSchedule schedule(config_.schedule, config_.optimizer.lr, last);
+  const StopSignals signals;
+  if (progress_.step == 0) {
+    if (data_.valid) log_->validation(0, evaluate());
+    if (checkpoint_due(config_.checkpoint, 0)) save();
+  }
+  if (progress_.step >= last) {
+    log_info("nothing to do: the run stands at step {} of {}", progress_.step, last);
+    return StopReason::finished;
+  }
+  BatchLoader loader(*data_.train, loader_options(config_, group_, last - progress_.step),
+                     progress_.consumed_samples);
+  while (progress_.step < last) {
+    const auto begin = std::chrono::steady_clock::now();
+    const StepBatch& batch = loader.next();
+    const double waited = seconds_since(begin);
+    const double lr = schedule.at(progress_.step);
+    const StepResult result = train_step(batch, lr, signals);
+    ++progress_.step;
+    progress_.consumed_samples += config_.batch.train_batch_size;
+    progress_.consumed_tokens += config_.batch.train_batch_size * config_.model.seq_length;
+    check_step(result);
+    log_->step({progress_.step, result.loss, result.grad_norm, lr, seconds_since(begin), waited,
+                config_.batch.train_batch_size * config_.model.seq_length,
+                progress_.consumed_tokens});
+    if (result.stop_requested) {
+      log_info("stop signal received: saving at step {} and leaving", progress_.step);
+      save();
+      return StopReason::signal;
+    }
+    if (checkpoint_due(config_.checkpoint, progress_.step)) save();
+    const bool finished = progress_.step == last;
+    const std::int64_t interval = config_.train.eval_interval;
+    if (data_.valid && (finished || progress_.step % interval == 0)) {
+      log_->validation(progress_.step, evaluate());
+    }
+    const std::int64_t exit_interval = config_.train.exit_interval;
+    if (!finished && exit_interval > 0 && progress_.step % exit_interval == 0) {
+      log_info("exit_interval: saving at step {} and leaving", progress_.step);
+      save();
+      return StopReason::exit_interval;
+    }
+  }
+  save();
+  return StopReason::finished;
+}
+
+}  // namespace neox

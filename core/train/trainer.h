@@ -1,0 +1,79 @@
+#pragma once
+// The training loop: steps, validation, checkpoints, metrics, signals.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "comm/communicator.h"
+#include "core/config/config.h"
+#include "core/optim/optimizer.h"
+#include "core/parallel/gradient_reducer.h"
+#include "core/train/data_source.h"
+#include "core/train/model_runner.h"
+#include "core/train/run_state.h"
+#include "core/train/signals.h"
+#include "core/train/training_log.h"
+
+namespace neox {
+
+/// Why run() returned.
+enum class StopReason : std::uint8_t {
+  finished,      ///< train_iters reached
+  signal,        ///< SIGTERM or SIGUSR1: state saved
+  exit_interval  ///< exit_interval steps done: state saved
+};
+
+class Trainer {
+ public:
+  /// `config` is resolved for group.size() ranks, with the vocabulary size known; `config_text` is
+  /// what checkpoints keep. Opens data, builds the model, and initialises it or resumes:
+  ///  - the run's own directory (checkpoint.save) holds checkpoints: continue there;
+  ///  - otherwise checkpoint.load: continue from it (or take its weights, finetune); an Error when
+  ///  it
+  ///    holds none;
+  ///  - otherwise start at step 0.
+  /// Collective; throws Error.
+  Trainer(Communicator& group, const Config& config, std::string config_text);
+  ~Trainer();
+
+  StopReason run();
+
+  const Progress& progress() const { return progress_; }
+  const Transformer& model() const { return model_; }
+
+ private:
+  struct StepResult {
+    double loss = 0.0;  // mean over the global batch's unmasked tokens
+    double grad_norm = 0.0;
+    std::int64_t tokens = 0;  // unmasked, of the global batch
+    bool stop_requested = false;
+  };
+
+  void check_agreement() const;
+  void start();
+  bool resume_from(const std::string& directory, LoadScope scope);
+  void print_summary() const;
+  StepResult train_step(const StepBatch& batch, double lr, const StopSignals& signals);
+  void check_step(const StepResult& result);
+  double evaluate();
+  void save();
+
+  Communicator& group_;
+  Config config_;
+  std::string config_text_;
+  std::unique_ptr<Backend> ops_;
+  std::unique_ptr<Stream> stream_;
+  RunData data_;
+  Transformer model_;
+  std::optional<Optimizer> optimizer_;
+  std::optional<ModelRunner> runner_;
+  std::optional<GradientReducer> reducer_;
+  std::unique_ptr<TrainingLog> log_;
+  Progress progress_;
+  std::int64_t last_saved_step_ = -1;
+  std::int64_t skipped_steps_ = 0;
+};
+
+}  // namespace neox

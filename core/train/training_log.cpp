@@ -1,0 +1,97 @@
+#include "core/train/training_log.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <filesystem>
+
+#include "core/base/log.h"
+#include "core/train/progress.h"
+#include "io/metrics/metric_log.h"
+
+namespace neox {
+
+struct TrainingLog::State {
+  State(const Config& config, std::int64_t first_step, double flops, int rank_count)
+      : flops_per_token(flops),
+        peak_flops(config.logging.peak_theoretical_tflops * 1e12 * rank_count),
+        ranks(rank_count),
+        total_steps(config.train.train_iters),
+        interval(std::max<std::int64_t>(1, config.logging.log_interval)),
+        bar(first_step, config.logging.progress) {}
+
+  double flops_per_token;
+  double peak_flops;
+  int ranks;
+  std::int64_t total_steps;
+  std::int64_t interval;
+  ProgressBar bar;
+  MetricLog metrics;
+};
+
+TrainingLog::TrainingLog(const Config& config, const Communicator& group, std::int64_t first_step,
+                         double flops_per_token) {
+  if (group.rank() != 0) return;
+  state_ = std::make_unique<State>(config, first_step, flops_per_token, group.size());
+  const std::string& folder = config.logging.log_dir;
+  if (folder.empty()) return;
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  require(!error, "cannot create the log folder {}: {}", folder, error.message());
+  add_log_file(folder + "/train.log");
+  state_->metrics.add(make_jsonl_sink(folder + "/metrics.jsonl", first_step));
+  if (!config.logging.tensorboard_dir.empty()) {
+    state_->metrics.add(make_tensorboard_sink(config.logging.tensorboard_dir, first_step));
+  }
+}
+
+TrainingLog::~TrainingLog() = default;
+
+void TrainingLog::step(const StepMeasurement& m) {
+  if (state_ == nullptr) return;
+  State& s = *state_;
+  StepReport report;
+  report.step = m.step;
+  report.total_steps = s.total_steps;
+  report.consumed_tokens = m.consumed_tokens;
+  report.loss = m.loss;
+  report.lr = m.lr;
+  report.grad_norm = m.grad_norm;
+  report.seconds = m.seconds;
+  report.tokens_per_second = static_cast<double>(m.tokens) / m.seconds;
+  report.flops_per_second = report.tokens_per_second * s.flops_per_token;
+  report.peak_flops_per_second = s.peak_flops;
+  s.bar.update(report);
+  if (m.step % s.interval == 0 || m.step == s.total_steps) {
+    if (s.bar.active()) {
+      log_file_only(step_line(report));
+    } else {
+      log_info("{}", step_line(report));
+    }
+  }
+  const double flops_per_rank = report.flops_per_second / s.ranks;
+  const std::array<Metric, 8> values = {{{"train/lm_loss", m.loss},
+                                         {"train/learning_rate", m.lr},
+                                         {"train/grad_norm", m.grad_norm},
+                                         {"train/consumed_tokens", double(m.consumed_tokens)},
+                                         {"runtime/iteration_time", m.seconds},
+                                         {"runtime/data_wait", m.data_seconds},
+                                         {"runtime/tokens_per_sec", report.tokens_per_second},
+                                         {"runtime/flops_per_sec_per_rank", flops_per_rank}}};
+  s.metrics.scalars(m.step, values);
+}
+
+void TrainingLog::validation(std::int64_t step, double loss) {
+  if (state_ == nullptr) return;
+  log_info("step {}/{} | validation loss {:.4f} | perplexity {:.2f}", step, state_->total_steps,
+           loss, std::exp(loss));
+  const std::array<Metric, 2> values = {
+      {{"validation/lm_loss", loss}, {"validation/lm_loss_ppl", std::exp(loss)}}};
+  state_->metrics.scalars(step, values);
+}
+
+void TrainingLog::activity(const std::string& what) {
+  if (state_ != nullptr) state_->bar.set_activity(what);
+}
+
+}  // namespace neox

@@ -1,0 +1,41 @@
+#pragma once
+// What a run says while it trains: progress bar, one line a step, metrics.jsonl, TensorBoard.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "comm/communicator.h"
+#include "core/config/config.h"
+
+namespace neox {
+
+/// One optimizer step as it was measured.
+struct StepMeasurement {
+  std::int64_t step = 0;  ///< steps done
+  double loss = 0.0, grad_norm = 0.0, lr = 0.0;
+  double seconds = 0.0;       ///< wall time of the step
+  double data_seconds = 0.0;  ///< of it, waiting for data
+  std::int64_t tokens = 0;    ///< in this step's global batch
+  std::int64_t consumed_tokens = 0;
+};
+
+/// Active on rank 0; on other ranks every call does nothing.
+class TrainingLog {
+ public:
+  /// `first_step`: steps already done; what an earlier start of the run logged after it is dropped.
+  TrainingLog(const Config& config, const Communicator& group, std::int64_t first_step,
+              double flops_per_token);
+  ~TrainingLog();
+
+  void step(const StepMeasurement& measured);
+  void validation(std::int64_t step, double loss);
+  /// What the run does between steps ("validating", "saving"); empty: training again.
+  void activity(const std::string& what);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace neox

@@ -1,0 +1,154 @@
+// Optimizer steps: bound by memory, so each touches every array once.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "kernels/cpu/cpu_backend.h"
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+namespace neox {
+namespace {
+
+struct AdamWFactors {
+  float beta1, beta2, rest1, rest2;  // rest = 1 - beta
+  float step_size;                   // lr / (1 - beta1^t)
+  float inverse_root2;               // 1 / sqrt(1 - beta2^t)
+  float eps;
+  float decay;  // lr * weight_decay
+  float grad_scale;
+};
+
+AdamWFactors make_factors(const AdamW& hyper, float grad_scale) {
+  const double b1 = hyper.beta1, b2 = hyper.beta2;
+  const auto t = static_cast<double>(hyper.step);
+  // -expm1(t log b) is 1 - b^t without cancellation; b = 0 gives 1.
+  const double correction1 = -std::expm1(t * std::log(b1));
+  const double correction2 = -std::expm1(t * std::log(b2));
+  return {.beta1 = hyper.beta1,
+          .beta2 = hyper.beta2,
+          .rest1 = static_cast<float>(1.0 - b1),
+          .rest2 = static_cast<float>(1.0 - b2),
+          .step_size = static_cast<float>(hyper.lr / correction1),
+          .inverse_root2 = static_cast<float>(1.0 / std::sqrt(correction2)),
+          .eps = hyper.eps,
+          .decay = static_cast<float>(static_cast<double>(hyper.lr) * hyper.weight_decay),
+          .grad_scale = grad_scale};
+}
+
+// Rounding to the compute copy for whole vectors; NaN stays NaN.
+inline void store_rounded(float value, bf16& to) {
+  to = bf16(value);
+}
+inline void store_rounded(float value, float& to) {
+  to = value;
+}
+inline void store_rounded(float value, f16& to) {
+#ifdef __AVX512F__
+  to.bits = static_cast<std::uint16_t>(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT));
+#else
+  to = f16(value);
+#endif
+}
+
+struct AdamWArrays {
+  const float* __restrict grad;
+  float* __restrict main;
+  float* __restrict m;
+  float* __restrict v;
+};
+
+template <class W>
+void adamw_range(const AdamWFactors& f, const AdamWArrays& a, W* __restrict weights,
+                 std::int64_t begin, std::int64_t end) {
+#pragma omp simd
+  for (std::int64_t i = begin; i < end; ++i) {
+    const float g = a.grad[i] * f.grad_scale;
+    const float m = f.beta1 * a.m[i] + f.rest1 * g;
+    const float v = f.beta2 * a.v[i] + f.rest2 * (g * g);
+    const float p = a.main[i];
+    const float update = f.step_size * m / (std::sqrt(v) * f.inverse_root2 + f.eps);
+    const float next = p - (update + f.decay * p);
+    a.m[i] = m;
+    a.v[i] = v;
+    a.main[i] = next;
+    if constexpr (!std::is_same_v<W, float>) store_rounded(next, weights[i]);
+  }
+}
+
+// Work is dealt out in pieces of pages, so that a thread keeps to its own pages.
+constexpr std::int64_t kPiece = 16384;
+
+template <class W>
+void adamw_parallel(const AdamWFactors& f, const AdamWArrays& arrays, W* weights, std::int64_t n) {
+  const std::int64_t pieces = (n + kPiece - 1) / kPiece;
+#pragma omp parallel for schedule(static) if (pieces > 1)
+  for (std::int64_t piece = 0; piece < pieces; ++piece) {
+    adamw_range(f, arrays, weights, piece * kPiece, std::min(n, (piece + 1) * kPiece));
+  }
+}
+
+// In f64 a product of two floats is exact; 16 running sums keep the vector units busy.
+double sum_of_squares(const float* x, std::int64_t n) {
+  std::array<double, 32> sums{};
+  const std::int64_t whole = n / 32 * 32;
+  for (std::int64_t i = 0; i < whole; i += 32) {
+#pragma omp simd
+    for (std::int64_t j = 0; j < 32; ++j) {
+      const double value = x[i + j];
+      sums[static_cast<std::size_t>(j)] += value * value;
+    }
+  }
+  for (std::int64_t i = whole; i < n; ++i) {
+    sums[static_cast<std::size_t>(i - whole)] += static_cast<double>(x[i]) * x[i];
+  }
+  double total = 0.0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
+}  // namespace
+
+void CpuBackend::adamw(Stream&, const AdamW& hyper, ConstTensor grad, ConstTensor grad_scale,
+                       Tensor main, Tensor m, Tensor v, Tensor weights) const {
+  const AdamWFactors factors = make_factors(hyper, *grad_scale.ptr<float>());
+  const AdamWArrays arrays{grad.ptr<float>(), main.ptr<float>(), m.ptr<float>(), v.ptr<float>()};
+  const std::int64_t n = main.numel();
+  if (!weights) return adamw_parallel<float>(factors, arrays, nullptr, n);
+  visit_float(weights.dtype, [&](auto zero) {
+    using W = decltype(zero);
+    require(!(std::is_same_v<W, float>),
+            "internal error: f32 weights need no copy; leave it empty");
+    adamw_parallel<W>(factors, arrays, weights.ptr<W>(), n);
+  });
+}
+
+void CpuBackend::square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const {
+  // Fixed blocks: the result does not depend on the number of threads.
+  constexpr std::int64_t kMaxBlocks = 4096, kMinBlock = 16384;
+  std::array<double, kMaxBlocks> sums;
+  const std::int64_t n = x.numel();
+  const std::int64_t block = std::max(kMinBlock, (n + kMaxBlocks - 1) / kMaxBlocks);
+  const std::int64_t blocks = (n + block - 1) / block;
+  const float* data = x.ptr<float>();
+#pragma omp parallel for schedule(static) if (blocks > 1)
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    sums[static_cast<std::size_t>(b)] =
+        sum_of_squares(data + b * block, std::min(block, n - b * block));
+  }
+  double total = accumulate ? *out.ptr<double>() : 0.0;
+  for (std::int64_t b = 0; b < blocks; ++b) total += sums[static_cast<std::size_t>(b)];
+  *out.ptr<double>() = total;
+}
+
+void CpuBackend::clip_scale(Stream&, ConstTensor square_sum, float max_norm, Tensor scale) const {
+  const double norm = std::sqrt(*square_sum.ptr<double>());
+  const double wanted = max_norm > 0.0f ? max_norm / (norm + 1e-6) : 1.0;
+  // A norm that is not a number makes a scale that is not one: the step must not look healthy.
+  *scale.ptr<float>() = wanted > 1.0 ? 1.0f : static_cast<float>(wanted);
+}
+
+}  // namespace neox

@@ -1,0 +1,1 @@
+#include "tests/comm/communicator_suite.h"
