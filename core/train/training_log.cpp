@@ -31,7 +31,10 @@ struct TrainingLog::State {
 
 TrainingLog::TrainingLog(const Config& config, const Communicator& group, std::int64_t first_step,
                          double flops_per_token) {
-  if (group.rank() != 0) return;
+  if (group.rank() != 0) {
+    ProgressBar::clear_before_log_lines();
+    return;
+  }
   state_ = std::make_unique<State>(config, first_step, flops_per_token, group.size());
   const std::string& folder = config.logging.log_dir;
   if (folder.empty()) return;
