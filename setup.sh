@@ -15,9 +15,10 @@ packages=(
   libfmt-dev libspdlog-dev                       # text and logs
   nlohmann-json3-dev libsimdjson-dev             # tokenizer.json; jsonl
   libpcre2-dev libicu-dev                        # pre-tokenizer patterns; Unicode normal forms
-  libzstd-dev                                    # jsonl.zst
+  libzstd-dev libarchive-dev                     # jsonl.zst; .gz, .zip, .tar
   libprotobuf-dev protobuf-compiler              # TensorBoard event files
   libgtest-dev libgmock-dev                      # tests
+  perl                                           # benchmarks/corpus_perldoc.sh: JSON::PP and Pod::Text
 )
 [ "${1:-}" = --dev ] && packages+=(clang-format python3-venv)
 

@@ -43,7 +43,7 @@ class SafetensorsReader {
   /// In order of names.
   std::span<const SafetensorsEntry> entries() const;
   const SafetensorsEntry* find(std::string_view name) const;
-  /// Throws Error naming the file(s) and the nearest name there is.
+  /// Throws Error naming the file when there is no such tensor.
   const SafetensorsEntry& at(std::string_view name) const;
   const std::vector<std::string>& files() const;
   /// "__metadata__" of all files together.

@@ -1,7 +1,9 @@
 #include "core/config/command_line.h"
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
+#include <cmath>
 
 #include <boost/program_options/option.hpp>
 #include <boost/program_options/options_description.hpp>
@@ -67,9 +69,20 @@ bool is_truth_word(const std::string& text) {
          text == "off";
 }
 
-// "--name=value" -> "name" with '_' for '-'.
+// "--name", or "-name" in error; not "--", and not numbers below 0.
+bool is_option(const std::string& token) {
+  if (token.starts_with("--")) return token.size() > 2;
+  return token.size() > 1 && token[0] == '-' && std::isalpha(static_cast<unsigned char>(token[1]));
+}
+
+// "--name=value" -> "name".
+std::string written_name(const std::string& token) {
+  const std::size_t begin = std::min(token.find_first_not_of('-'), token.size());
+  return token.substr(begin, std::max(token.find('='), begin) - begin);
+}
+
 std::string name_of(const std::string& token) {
-  return normalised_key(token.substr(2, token.find('=') - 2));
+  return normalised_key(written_name(token));
 }
 
 // A value may start with dashes, but not look like one of our options.
@@ -84,7 +97,7 @@ bool looks_like_option(const Program& program, const std::string& token) {
 // lacks its value has none on return.
 std::vector<po::option> take_option(const Program& program, std::vector<std::string>& rest) {
   const std::string token = rest.front() == "-h" ? "--help" : rest.front();
-  if (!token.starts_with("--") || token == "--") return {};
+  if (!is_option(token)) return {};
   rest.erase(rest.begin());
   po::option option;
   option.string_key = name_of(token);
@@ -119,7 +132,8 @@ std::vector<po::option> take_option(const Program& program, std::vector<std::str
 template <class T>
 bool read_number(const std::string& text, T* target) {
   const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), *target);
-  return error == std::errc() && rest == text.data() + text.size();
+  return error == std::errc() && rest == text.data() + text.size() &&
+         std::isfinite(static_cast<double>(*target));
 }
 
 // Writes the value of a program's own option; returns "" or what was expected.
@@ -154,7 +168,7 @@ class Sorter {
     const std::string& name = option.string_key;
     const std::string token = option.original_tokens.front();
     const std::string written = token.substr(0, token.find('='));
-    if (!is_known(program_, name)) return unknown(written, name);
+    if (!is_known(program_, name) || !token.starts_with("--")) return unknown(written, name);
     if (option.value.empty()) return complain(written + " needs a value");
     if (name == "config") {
       line_.config_files.push_back(value);
@@ -183,13 +197,13 @@ class Sorter {
 
   void unknown(const std::string& written, const std::string& name) {
     if (name.find('.') != std::string::npos) {
-      problems_.add(unknown_option_text(written.substr(2), " on the command line"));
+      problems_.add(unknown_option_text(written_name(written), " on the command line"));
       return;
     }
-    std::string meant;  // "optimizer.lr" for "--lr"
+    std::string meant = is_known(program_, name) ? name : "";  // "-config"
     for (const std::string& section : program_.sections) {
       const Option* option = find_option(section + "." + name);
-      if (meant.empty() && option != nullptr) meant = option->key();
+      if (meant.empty() && option != nullptr) meant = option->key();  // "--lr"
     }
     if (meant.empty()) meant = nearest(name);
     complain(meant.empty() ? fmt::format("unknown option {}; --help lists all options", written)
@@ -214,9 +228,7 @@ class Sorter {
   }
 
   void free_argument(const std::string& text) {
-    if (text.starts_with("-") && text.size() > 1) {
-      complain(fmt::format("unknown option {}; options start with two dashes", text));
-    } else if (program_.positional.empty()) {
+    if (program_.positional.empty()) {
       complain(fmt::format("unexpected argument '{}'{}", text,
                            text.ends_with(".ini") ? "; did you mean --config " + text + "?" : ""));
     } else {

@@ -100,6 +100,10 @@ std::string effective_ini(const Config& config, const Config& given) {
       text += fmt::format("\n[{}]\n", section);
     }
     const std::string value = value_text(option, config);
+    if (option.required && value == default_text(option)) {  // not given, and 0 is no value of it
+      text += line_with_comment(fmt::format("# {} =", option.name), "required");
+      continue;
+    }
     std::string comment;
     if (value != value_text(option, given)) {
       comment = "derived";

@@ -1,4 +1,6 @@
 // docs/config.md
+#include <limits>
+
 #include <fmt/format.h>
 
 #include "core/config/describe.h"
@@ -10,8 +12,8 @@ namespace {
 
 constexpr const char* kIntroduction = R"(# Configuration
 
-This page is made from the option table in `core/config/options_*.cpp`; do not edit it. To refresh it:
-`build/release/bin/neox_train --print-config-docs > docs/config.md`.
+This page is made from the option table in `core/config/options_*.cpp`; do not edit it. Refresh it
+with `build/release/bin/neox_train --print-config-docs > docs/config.md`.
 
 ## Files and command line
 
@@ -22,29 +24,30 @@ mpirun -np 2 neox_train --config configs/quickstart.ini --config mine.ini --opti
 ```
 
 * Files are merged left to right: where several set an option, the last file wins. The command line
-  wins over files; there, the last of several values wins. Within one file, setting an option twice is an
-  error.
-* A file holds `[section]` lines and `key = value` lines. `#` and `;` start a comment at the beginning
-  of a line or after white space. On the command line the same option is `--section.key value` or
-  `--section.key=value`. `-` and `_` mean the same in names.
-* Text is taken as it stands, up to the comment. In double quotes, `\n`, `\t`, `\r`, `\"`, `\\` and `\xHH` are
-  escapes, and `#`, `;`, and blanks at the ends are kept. Lists are separated by commas; `[` `]` around them are
-  optional; an element with a comma goes in quotes.
+  wins over files; there, the last of several values wins. Within one file, setting an option twice
+  is an error.
+* A file holds `[section]` lines and `key = value` lines. `#` and `;` start a comment at the
+  beginning of a line or after white space. On the command line the same option is
+  `--section.key value` or `--section.key=value`. `-` and `_` mean the same in names.
+* Text is taken as it stands, up to the comment. In double quotes, `\n`, `\t`, `\r`, `\"`, `\\` and
+  `\xHH` are escapes, and `#`, `;` and blanks at the ends are kept. Lists are separated by commas;
+  `[` `]` around them are optional; an element with a comma goes in quotes.
 * bool: true, yes, on, 1, or false, no, off, 0. On the command line, a bool without a value is true.
-* Unknown sections and options are errors, and so are values out of range; the message names file and line.
-* `--print-config` shows every option with the value in effect, marks what differs from the default and
-  what was derived, and is itself a valid file. Every checkpoint holds this text.
+* Unknown sections and options are errors, and so are values out of range; the message names file
+  and line.
+* `--print-config` shows every option with the value in effect, marks what differs from the default
+  and what was derived, and is itself a valid file. Every checkpoint holds this text.
 
-Names are GPT-NeoX's where it has the option, so that its files can be translated by eye. Old
-names of GPT-NeoX are accepted and reported.
+Names are GPT-NeoX's where it has the option, so that its files can be translated by eye. Old names
+of GPT-NeoX are accepted and reported.
 
-Where a default such as 0 stands for another value, the table says which: "0: num_attention_heads".
+Where a default such as 0 stands for another value, the table says which: "`0`: seq_length".
 )";
 
 constexpr const char* kBatchSizes = R"(
 D, the data-parallel size, is the number of ranks / (pipe_parallel_size x model_parallel_size), and
-train_batch_size = train_micro_batch_size_per_gpu x gradient_accumulation_steps x D. Any two give the third; three must
-agree; with only one, gradient_accumulation_steps is 1.
+train_batch_size = train_micro_batch_size_per_gpu x gradient_accumulation_steps x D. Any two give
+the third; three must agree; with only one, gradient_accumulation_steps is 1.
 )";
 
 // '|' would end the table cell.
@@ -67,7 +70,10 @@ std::string default_cell(const Option& option) {
 
 std::string meaning_cell(const Option& option) {
   std::string text(option.doc);
-  if (const std::string range = option.range.text(); !range.empty()) text += "; " + range;
+  Range range = option.range;
+  // Upper ends far beyond any use only keep products of sizes inside 64 bits: no news for a reader.
+  if (range.max >= 1e4) range.max = std::numeric_limits<double>::infinity();
+  if (!range.text().empty()) text += "; " + range.text();
   if (option.list_size != 0) text += fmt::format("; {} values", option.list_size);
   if (!option.aliases.empty()) {
     std::string names(option.aliases);

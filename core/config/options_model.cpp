@@ -173,7 +173,6 @@ std::vector<Option> block_options() {
       {.name = "gpt_j_residual",
        .field = at<&ModelConfig::gpt_j_residual>(),
        .doc = "Parallel residual: x + attention(ln1 x) + mlp(ln2 x), as GPT-NeoX-20B and Pythia",
-       .aliases = "use_parallel_residual",
        .architecture = true},
       {.name = "gpt_j_tied",
        .field = at<&ModelConfig::gpt_j_tied>(),

@@ -70,7 +70,7 @@ std::vector<Option> batch_options() {
        .unit = "samples",
        .default_means = "from the other two",
        .range = count(0, 1e6),
-       .aliases = "batch_size micro_batch_size train_micro_batch_size"},
+       .aliases = "batch_size"},
       {.name = "gradient_accumulation_steps",
        .field = at<&BatchConfig::gradient_accumulation_steps>(),
        .doc = "Micro-batches per rank in one optimizer step",

@@ -32,7 +32,6 @@ class Checker {
   void check(bool ok, std::string_view key, std::string_view expectation) {
     if (!ok) problem(fmt::format("{}: {}", quote(key), expectation));
   }
-  bool clean() const { return problems_.empty(); }
   void finish() const { problems_.throw_if_any(); }
 
   // Every option's own range, for configurations that did not come from a file; and what is
@@ -296,7 +295,7 @@ void resolve(Config& config, std::int64_t world_size, const Origins& origins) {
   result.model = with_derived_values(result.model);
   check_model(result.model, checker);
   check_parallel(result.parallel, world_size, checker);
-  if (checker.clean()) {
+  if (result.parallel.pipe_parallel_size == 1 && result.parallel.model_parallel_size == 1) {
     resolve_batch(result.batch, data_parallel_size(result.parallel, world_size), checker);
   }
   checker.check(result.precision.precision != DType::f16, "precision.precision",

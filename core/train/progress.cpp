@@ -18,10 +18,18 @@ namespace neox {
 namespace {
 
 constexpr std::chrono::milliseconds kRedrawInterval{50};
+constexpr std::string_view kClearLine = "\r\x1b[K";
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
 
 // Where stderr is shown: itself, or, below mpirun on the same node, mpirun's stderr, into which it
-// copies ours. -1: not on a terminal.
+// copies ours. -1: not on a terminal that can redraw a line.
 int find_terminal() {
+  const std::string type = environment("TERM");
+  if (type.empty() || type == "dumb") return -1;
   if (::isatty(STDERR_FILENO) == 1) return ::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
   const std::string parent = fmt::format("/proc/{}", ::getppid());
   std::string name;
@@ -35,11 +43,6 @@ int find_terminal() {
   if (fd >= 0 && ::isatty(fd) == 1) return fd;
   if (fd >= 0) ::close(fd);
   return -1;
-}
-
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
 }
 
 bool locale_is_utf8() {
@@ -60,11 +63,16 @@ ProgressBar* shown = nullptr;  // set before the interlude is installed, cleared
 
 }  // namespace
 
+void ProgressBar::clear_before_log_lines() {
+  const int terminal = find_terminal();
+  if (terminal < 0) return;
+  ::close(terminal);
+  set_log_interlude([] { print(kClearLine); }, nullptr);
+}
+
 ProgressBar::ProgressBar(std::int64_t first_step, bool enabled) {
   report_.step = first_step;
-  const std::string terminal_type = environment("TERM");
-  if (!enabled || terminal_type.empty() || terminal_type == "dumb") return;
-  terminal_ = find_terminal();
+  if (enabled) terminal_ = find_terminal();
   if (terminal_ < 0) return;
   unicode_ = locale_is_utf8();
   color_ = environment("NO_COLOR").empty();  // https://no-color.org
@@ -97,12 +105,13 @@ void ProgressBar::update(const StepReport& report) {
   if (terminal_ < 0) return;
   const std::lock_guard lock(mutex_);
   const auto now = Clock::now();
-  if (first_report_step_ < 0) {
+  const bool first = first_report_step_ < 0, last = report.step >= report.total_steps;
+  if (first) {
     first_report_step_ = report.step;
     first_report_ = now;
   }
   report_ = report;
-  if (now - last_draw_ >= kRedrawInterval || report.step >= report.total_steps) draw();
+  if (first || last || now - last_draw_ >= kRedrawInterval) draw();
 }
 
 void ProgressBar::set_activity(const std::string& activity) {
@@ -113,7 +122,7 @@ void ProgressBar::set_activity(const std::string& activity) {
 }
 
 void ProgressBar::clear() {
-  if (drawn_) print("\r\x1b[K");
+  if (drawn_) print(kClearLine);
   drawn_ = false;
 }
 

@@ -50,6 +50,10 @@ class ProgressBar {
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
 
+  /// For the ranks that don't draw: their log lines (warnings) first clear the line on which
+  /// another rank's bar may stand. Does nothing without a terminal.
+  static void clear_before_log_lines();
+
   /// True where a bar is shown: per-step lines then belong in the log file only.
   bool active() const { return terminal_ >= 0; }
   /// Redraws, at most 20 times a second (always for the last step).

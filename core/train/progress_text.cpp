@@ -10,7 +10,7 @@
 namespace neox {
 namespace {
 
-constexpr int kMinBar = 10, kMaxBar = 40;
+constexpr int kMinBar = 8, kMaxBar = 40;
 constexpr std::string_view kBold = "\x1b[1m", kDim = "\x1b[90m", kGreen = "\x1b[32m",
                            kCyan = "\x1b[36m", kYellow = "\x1b[33m", kReset = "\x1b[0m";
 
@@ -34,9 +34,9 @@ std::vector<Field> make_fields(const StepReport& r, double eta_seconds,
                                const std::string& activity) {
   const std::string total = fmt::format("{}", r.total_steps);
   std::vector<Field> fields = {
-      {"", fmt::format("{:>{}}/{}", r.step, total.size(), total), kBold, 9},
+      {"", fmt::format("{:>{}}/{}", r.step, total.size(), total), "", 9},
       {"loss", fmt::format("{:6.3f}", r.loss), kBold, 8},
-      {"lr", fmt::format("{:.2e}", r.lr), "", 5},
+      {"lr", fmt::format("{:.1e}", r.lr), "", 5},
       {"norm", fmt::format("{:4.{}f}", r.grad_norm, r.grad_norm < 100 ? 2 : 0), "", 4},
       {"", fmt::format("{:>6} tok/s", format_count(r.tokens_per_second)), "", 6},
       {"", tera_flops(r.flops_per_second), "", 3}};
@@ -44,11 +44,12 @@ std::vector<Field> make_fields(const StepReport& r, double eta_seconds,
     const double mfu = 100 * r.flops_per_second / r.peak_flops_per_second;
     fields.push_back({"MFU", fmt::format("{:4.1f}%", mfu), "", 2});
   }
+  // One width for both, so that the others stay where they are.
   if (!activity.empty()) {
-    fields.push_back({"", activity, kYellow, 7});
+    fields.push_back({"", fmt::format("{:<10}", activity), kYellow, 7});
   } else {
     const std::string eta = eta_seconds < 0 ? "--:--" : format_duration(std::max(1.0, eta_seconds));
-    fields.push_back({"ETA", fmt::format("{:>5}", eta), kCyan, 7});
+    fields.push_back({"ETA", fmt::format("{:>6}", eta), kCyan, 7});
   }
   return fields;
 }

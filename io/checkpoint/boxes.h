@@ -21,21 +21,23 @@ struct Part {
   bool operator==(const Part&) const = default;
 };
 
-/// Calls f(local, global, count) for each run of elements that is contiguous both in the box and in the
-/// tensor: `local` counts from part.begin, `global` is the linear index in the tensor. In rising order.
+/// Calls f(local, global, count) for each run of elements that is contiguous both in the box and in
+/// the tensor: `local` counts from part.begin, `global` is the linear index in the tensor. In
+/// rising order.
 template <class F>
 void for_each_run(const Part& part, F&& f);
 
 /// The same elements as at most 2 * rank - 1 boxes, in rising order.
 std::vector<Slice> boxes_of(const Part& part);
 
-/// Nothing when the parts cover every element of a tensor of shape `global` exactly once. Otherwise what
-/// is wrong, for people: "elements [0, 0] to [3, 7] are in parts 0 and 2", "12 of 64 elements are in no
-/// part". `name(i)` names part i.
+/// Nothing when the parts cover every element of a tensor of shape `global` exactly once. Otherwise
+/// what is wrong, for people: "elements [0, 0] to [3, 7] are in parts 0 and 2", "12 of 64 elements
+/// are in no part". `name(i)` names part i.
 std::optional<std::string> coverage_error(const Shape& global, const std::vector<Part>& parts,
                                           const std::vector<std::string>& names);
 
-// ---- implementation ---------------------------------------------------------------------------------
+// ---- implementation
+// ---------------------------------------------------------------------------------
 
 namespace detail {
 /// Elements of the box that lie in one piece in the tensor.

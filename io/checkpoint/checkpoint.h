@@ -69,7 +69,7 @@ struct SaveReport {
 /// directory holds the old checkpoints, and the new one either whole or not at all. Collective.
 /// Every rank passes the tensors it holds. Throws the same Error on every rank, with no file left
 /// behind, when anything fails anywhere: uncovered or doubly written elements, disk full, I/O
-/// errors, a second checkpoint of the same step.
+/// errors. An older file of the same step (a history that the run fell back from) is replaced.
 SaveReport save_checkpoint(Communicator& group, const std::string& directory,
                            std::span<const CheckpointTensor> tensors, const CheckpointInfo& info,
                            const SaveOptions& options = {});

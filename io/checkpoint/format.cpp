@@ -118,7 +118,8 @@ Record read_record(const PosixFile& file, Block& block) {
   Record record;
   std::memcpy(&record, block.data() + kRecordOffset, sizeof record);
   require(record.magic == kMagic,
-          "{} is not a neox checkpoint, or was never completed: its header is missing", file.path());
+          "{} is not a neox checkpoint, or was never completed: its header is missing",
+          file.path());
   Record zeroed = record;
   zeroed.block_hash = 0;
   std::memcpy(block.data() + kRecordOffset, &zeroed, sizeof zeroed);
@@ -127,9 +128,8 @@ Record read_record(const PosixFile& file, Block& block) {
   require(record.version == kFormatVersion,
           "{} has the checkpoint format {}; this program reads format {}: use a matching release",
           file.path(), record.version, kFormatVersion);
-  require(record.header.file_bytes == size,
-          "{} is damaged: it has {} bytes, its header says {}{}", file.path(), size,
-          record.header.file_bytes,
+  require(record.header.file_bytes == size, "{} is damaged: it has {} bytes, its header says {}{}",
+          file.path(), size, record.header.file_bytes,
           size < record.header.file_bytes ? " (cut off?)" : " (rewritten by h5repack?)");
   return record;
 }
@@ -162,7 +162,8 @@ void write_header(const PosixFile& file, const FileHeader& header,
   Block block{};
   const std::string text = fmt::format(
       "neox checkpoint, format {}\nstep {}\n{} datasets, {} bytes\nThis is an HDF5 file: h5ls -r "
-      "lists it, h5dump prints it.\nOne dataset per whole tensor, whatever the number of ranks that "
+      "lists it, h5dump prints it.\nOne dataset per whole tensor, whatever the number of ranks "
+      "that "
       "wrote it.\nSums and hashes: {}\n",
       kFormatVersion, header.step, header.table.entries, header.file_bytes, kSum64Name);
   std::memcpy(block.data(), text.data(), text.size());
@@ -196,7 +197,29 @@ VerifiedFile read_verified(const PosixFile& file) {
   return verified;
 }
 
-// ---- messages ----------------------------------------------------------------------------------------
+void check_slice(const CheckpointTensor& tensor, bool check_part) {
+  const Shard& shard = tensor.shard;
+  const Slice& slice = shard.slice;
+  bool inside =
+      slice.offset.rank() == shard.global.rank() && slice.extent.rank() == shard.global.rank();
+  for (int i = 0; inside && i < shard.global.rank(); ++i) {
+    inside = slice.offset[i] >= 0 && slice.extent[i] >= 0 &&
+             slice.offset[i] + slice.extent[i] <= shard.global[i];
+  }
+  require(inside, "{}: the slice at {} of extent {} is not inside {}", tensor.path,
+          slice.offset.str(), slice.extent.str(), shard.global.str());
+  require(!check_part || (0 <= tensor.write_begin && tensor.write_begin <= tensor.write_end &&
+                          tensor.write_end <= slice.extent.numel()),
+          "{}: elements {} to {} are not inside a slice of {}", tensor.path, tensor.write_begin,
+          tensor.write_end, slice.extent.numel());
+  require(shard.local.dtype == shard.dtype, "{}: the shard is {}, its data {}", tensor.path,
+          name_of(shard.dtype), name_of(shard.local.dtype));
+  require(shard.local.device.is_cpu(), "{}: checkpoints take host memory, not memory of {}",
+          tensor.path, name_of(shard.local.device));
+}
+
+// ---- messages
+// ----------------------------------------------------------------------------------------
 
 void Packer::put(std::int64_t value) {
   bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
@@ -253,9 +276,15 @@ Attributes Unpacker::attributes() {
   for (std::int64_t left = number(); left > 0; --left) {
     std::string name = text();
     switch (number()) {
-      case 0: attributes[name] = number(); break;
-      case 1: attributes[name] = std::bit_cast<double>(number()); break;
-      default: attributes[name] = text(); break;
+      case 0:
+        attributes[name] = number();
+        break;
+      case 1:
+        attributes[name] = std::bit_cast<double>(number());
+        break;
+      default:
+        attributes[name] = text();
+        break;
     }
   }
   return attributes;

@@ -1,11 +1,14 @@
 #pragma once
 // The parts of a checkpoint file that are ours rather than HDF5's: the header in the 4096-byte user
-// block, the integrity table, and the hash over everything that is not tensor data. Every byte of the
-// file is under exactly one of: header hash, table hash, metadata hash, sum of a tensor or text.
+// block, the integrity table, and the hash over everything that is not tensor data. Every byte of
+// the file is under exactly one of: header hash, table hash, metadata hash, sum of a tensor or
+// text.
 
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "io/checkpoint/checkpoint.h"
@@ -42,7 +45,8 @@ struct FileHeader {
 };
 
 /// Writes the four integrity datasets.
-void write_table(const PosixFile& file, const TablePlace& place, std::span<const TableEntry> entries);
+void write_table(const PosixFile& file, const TablePlace& place,
+                 std::span<const TableEntry> entries);
 /// Hashes table and metadata as they are in the file, and writes the header: the completion record.
 void write_header(const PosixFile& file, const FileHeader& header,
                   std::span<const TableEntry> entries);
@@ -53,6 +57,10 @@ struct VerifiedFile {
 };
 /// Reads and checks header, size, table and metadata hash. Throws Error saying what does not match.
 VerifiedFile read_verified(const PosixFile& file);
+
+/// Throws Error unless the slice lies inside the tensor, in host memory, and the part inside the
+/// slice (the part counts for nothing in a read that fills the whole slice).
+void check_slice(const CheckpointTensor& tensor, bool check_part);
 
 /// Flat bytes for messages between ranks: numbers and strings in the order they were put.
 class Packer {

@@ -3,13 +3,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <system_error>
-#include <utility>
-
+#include <cstdlib>
 #include <fcntl.h>
+#include <filesystem>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <system_error>
 #include <unistd.h>
+#include <utility>
+#include <vector>
 
 #include "core/base/error.h"
 
@@ -49,6 +51,19 @@ PosixFile::PosixFile(std::string path, int flags) : path_(std::move(path)) {
   if (descriptor_ == -1) fail_call_with("open", path_, errno);
 }
 
+PosixFile PosixFile::scratch() {
+  std::error_code ignored;
+  const bool in_memory = ::access("/dev/shm", W_OK) == 0;
+  const std::string directory =
+      in_memory ? "/dev/shm" : std::filesystem::temp_directory_path(ignored).string();
+  PosixFile file;
+  file.path_ = directory + "/neox-layout-XXXXXX";
+  file.descriptor_ =
+      system_call("mkstemp", file.path_, [&] { return ::mkostemp(file.path_.data(), O_CLOEXEC); });
+  if (file.descriptor_ == -1) fail_call_with("mkstemp", file.path_, errno);
+  return file;
+}
+
 PosixFile::~PosixFile() {
   if (descriptor_ != -1) ::close(descriptor_);
 }
@@ -74,8 +89,8 @@ void PosixFile::write(const void* data, std::int64_t bytes, std::int64_t offset)
   const auto* from = static_cast<const std::byte*>(data);
   while (bytes > 0) {
     const auto piece = static_cast<std::size_t>(std::min(bytes, kPieceBytes));
-    const ssize_t n = system_call("pwrite", path_,
-                                  [&] { return ::pwrite(descriptor_, from, piece, offset); });
+    const ssize_t n =
+        system_call("pwrite", path_, [&] { return ::pwrite(descriptor_, from, piece, offset); });
     if (n == -1) fail_call_with("pwrite", path_, errno);
     if (n == 0) fail_call_with("pwrite", path_, ENOSPC);
     from += n;
@@ -96,6 +111,30 @@ void PosixFile::read(void* data, std::int64_t bytes, std::int64_t offset) const 
     to += n;
     bytes -= n;
     offset += n;
+  }
+}
+
+void PosixFile::copy_from(const PosixFile& from) const {
+  std::vector<std::byte> buffer(std::size_t{1} << 20);
+  const std::int64_t size = from.size();
+  for (std::int64_t at = 0; at < size;) {
+    const std::int64_t begin = ::lseek(from.descriptor_, at, SEEK_DATA);
+    if (begin == -1 && errno == ENXIO) return;  // nothing but a hole follows
+    if (begin == -1) fail_call_with("lseek", from.path_, errno);
+    const std::int64_t end = ::lseek(from.descriptor_, begin, SEEK_HOLE);
+    if (end == -1) fail_call_with("lseek", from.path_, errno);
+    for (at = begin; at < end;) {
+      const std::int64_t n = std::min(end - at, static_cast<std::int64_t>(buffer.size()));
+      from.read(buffer.data(), n, at);
+      write(buffer.data(), n, at);
+      at += n;
+    }
+  }
+}
+
+void PosixFile::resize(std::int64_t bytes) const {
+  if (system_call("ftruncate", path_, [&] { return ::ftruncate(descriptor_, bytes); }) == -1) {
+    fail_call_with("ftruncate", path_, errno);
   }
 }
 

@@ -12,6 +12,9 @@ class PosixFile {
   PosixFile() = default;
   /// open(2) with O_CLOEXEC.
   PosixFile(std::string path, int flags);
+  /// A new file of a unique name in memory (/dev/shm) or, where there is none, in the temporary
+  /// directory. The caller removes it.
+  static PosixFile scratch();
   ~PosixFile();
   PosixFile(PosixFile&& other) noexcept;
   PosixFile& operator=(PosixFile&& other) noexcept;
@@ -25,11 +28,15 @@ class PosixFile {
   void write(const void* data, std::int64_t bytes, std::int64_t offset) const;
   /// Exactly `bytes`: a file that ends before is an Error.
   void read(void* data, std::int64_t bytes, std::int64_t offset) const;
+  /// Writes what `from` holds, apart from its holes, at the same offsets of this file.
+  void copy_from(const PosixFile& from) const;
+  void resize(std::int64_t bytes) const;
   void sync() const;
-  /// Reserves disk space for the first `bytes`, where the file system can (no fallback that writes).
+  /// Reserves disk space for the first `bytes`, where the file system can (no fallback that
+  /// writes).
   void reserve(std::int64_t bytes) const;
-  /// Takes the exclusive lock without waiting; false when another process has it. True on file systems
-  /// without locks.
+  /// Takes the exclusive lock without waiting; false when another process has it. True on file
+  /// systems without locks.
   bool try_lock() const;
   /// Reports a failing close(2), which the destructor can't.
   void close();
@@ -46,8 +53,8 @@ void remove_file(const std::string& path);
 void sync_directory(const std::string& path);
 
 namespace testing_hooks {
-/// Fault injection: asked before each system call above, with its name; a nonzero answer is returned as
-/// that call's errno. Null outside tests.
+/// Fault injection: asked before each system call above, with its name; a nonzero answer is
+/// returned as that call's errno. Null outside tests.
 extern int (*fail_call)(const char* call, const std::string& path);
 }  // namespace testing_hooks
 

@@ -33,11 +33,16 @@ std::uint64_t sum64(const std::byte* data, std::size_t element_size, std::int64_
                     std::int64_t first_index) {
   const auto first = static_cast<std::uint64_t>(first_index);
   switch (element_size) {
-    case 1: return sum_typed<std::uint8_t>(data, count, first);
-    case 2: return sum_typed<std::uint16_t>(data, count, first);
-    case 4: return sum_typed<std::uint32_t>(data, count, first);
-    case 8: return sum_typed<std::uint64_t>(data, count, first);
-    default: fail("sum64 takes elements of 1, 2, 4 or 8 bytes, not of {}", element_size);
+    case 1:
+      return sum_typed<std::uint8_t>(data, count, first);
+    case 2:
+      return sum_typed<std::uint16_t>(data, count, first);
+    case 4:
+      return sum_typed<std::uint32_t>(data, count, first);
+    case 8:
+      return sum_typed<std::uint64_t>(data, count, first);
+    default:
+      fail("sum64 takes elements of 1, 2, 4 or 8 bytes, not of {}", element_size);
   }
 }
 

@@ -54,10 +54,12 @@ void fill_sample_idx(const IndexedDataset& data, std::span<const std::int32_t> d
   *out++ = 0;
   *out++ = 0;
   std::int64_t row = 1;
-  std::int64_t to_cut = seq_length;  // tokens from the start of the document to the next cut
+  std::int64_t to_cut = seq_length;   // tokens from the start of the document to the next cut
+  constexpr std::size_t kAhead = 32;  // the lengths are read in random order: hide the misses
   for (std::size_t position = 0; row < rows; ++position) {
     require(position < doc_idx.size(), "'{}' has fewer tokens than its index says",
             data.bin_path());
+    if (position + kAhead < doc_idx.size()) data.prefetch_length(doc_idx[position + kAhead]);
     const std::int64_t length = data.length(doc_idx[position]);
     for (; to_cut < length && row < rows; to_cut += seq_length, ++row) {
       *out++ = static_cast<T>(position);
@@ -97,7 +99,7 @@ void build(const IndexedDataset& data, const IndexMapSpec& spec, const IndexMapS
 
 }  // namespace
 
-std::string name_of(DataPart part) {
+std::string_view name_of(DataPart part) {
   switch (part) {
     case DataPart::train:
       return "train";

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "io/data/index_cache.h"
 #include "io/data/indexed_dataset.h"
@@ -17,7 +18,7 @@ namespace neox {
 /// The parts of a dataset, in the order of the split text.
 enum class DataPart : std::uint8_t { train, valid, test };
 /// "train", "valid", "test"
-std::string name_of(DataPart part);
+std::string_view name_of(DataPart part);
 
 /// Boundaries b[0..3] of a split: part k is documents [b[k], b[k+1]). `text` holds one to three
 /// proportions separated by ',' or '/'. Throws Error when they are not numbers >= 0 with a sum > 0.

@@ -107,17 +107,18 @@ TokenRange range_of(std::span<const std::byte> bytes) {
 
 }  // namespace
 
-IndexedDataset::IndexedDataset(const std::string& prefix) : prefix_(prefix) {
+IndexedDataset::IndexedDataset(const std::string& prefix)
+    : prefix_(prefix), bin_path_(prefix + ".bin"), idx_path_(prefix + ".idx") {
   check_prefix(prefix);
-  idx_ = MappedFile(idx_path());
+  idx_ = MappedFile(idx_path_);
   read_header();
-  bin_ = MappedFile(bin_path());
+  bin_ = MappedFile(bin_path_);
   check_sequences();
   check_documents();
 }
 
 void IndexedDataset::read_header() {
-  const std::string path = idx_path();
+  const std::string& path = idx_path_;
   const std::size_t bytes = idx_.size();
   require(bytes >= 8, "'{}' holds {} bytes, too few for an index: it is truncated; {}", path, bytes,
           kRemake);
@@ -163,21 +164,21 @@ void IndexedDataset::check_sequences() {
     const std::int64_t tokens = length(i);
     const auto offset = load<std::int64_t>(offsets_, i);
     if (tokens < 0) [[unlikely]] {
-      fail("'{}': sequence {} has {} tokens: the index is damaged; {}", idx_path(), i, tokens,
+      fail("'{}': sequence {} has {} tokens: the index is damaged; {}", idx_path_, i, tokens,
            kRemake);
     }
     if (offset != end) [[unlikely]] {
       fail(
           "'{}': sequence {} starts at byte {}, but the ones before it end at {}: the index is "
           "damaged; {}",
-          idx_path(), i, offset, end, kRemake);
+          idx_path_, i, offset, end, kRemake);
     }
     end += tokens * item;
   }
   const auto held = static_cast<std::int64_t>(bin_.size());
   require(held == end,
           "'{}' holds {} bytes, but '{}' describes {} ({} sequences, {} a token): {}; {}",
-          bin_path(), held, idx_path(), end, size_, name_of(dtype_),
+          bin_path_, held, idx_path_, end, size_, name_of(dtype_),
           held < end ? "it is truncated" : "the two files don't belong together", kRemake);
   num_tokens_ = end / item;
 }
@@ -190,17 +191,17 @@ void IndexedDataset::check_documents() const {
       fail(
           "'{}': document boundary {} is {}; boundaries rise from 0 to the {} sequences, and the "
           "one before is {}: the index is damaged; {}",
-          idx_path(), d, at, size_, before, kRemake);
+          idx_path_, d, at, size_, before, kRemake);
     }
     before = at;
   }
   require(before == size_, "'{}': the last document ends at sequence {}, but there are {}: {}",
-          idx_path(), before, size_, kRemake);
+          idx_path_, before, size_, kRemake);
 }
 
 std::int64_t IndexedDataset::num_tokens(std::int64_t begin, std::int64_t end) const {
   require(0 <= begin && begin <= end && end <= size_, "'{}' has sequences [0, {}), not [{}, {})",
-          idx_path(), size_, begin, end);
+          idx_path_, size_, begin, end);
   const auto item = static_cast<std::int64_t>(size_of(dtype_));
   const auto start_of = [&](std::int64_t i) {  // offsets are contiguous: checked at opening
     return i == size_ ? num_tokens_ : load<std::int64_t>(offsets_, i) / item;
@@ -211,10 +212,10 @@ std::int64_t IndexedDataset::num_tokens(std::int64_t begin, std::int64_t end) co
 void IndexedDataset::tokens(std::int64_t i, std::int64_t offset,
                             std::span<std::int32_t> out) const {
   const auto count = static_cast<std::int64_t>(out.size());
-  require(0 <= i && i < size_, "'{}' has sequences [0, {}), not {}", idx_path(), size_, i);
+  require(0 <= i && i < size_, "'{}' has sequences [0, {}), not {}", idx_path_, size_, i);
   const std::int64_t have = length(i);
   require(0 <= offset && offset <= have && count <= have - offset,
-          "'{}': sequence {} has {} tokens; asked for [{}, {})", idx_path(), i, have, offset,
+          "'{}': sequence {} has {} tokens; asked for [{}, {})", idx_path_, i, have, offset,
           offset + count);
   visit_token_type(dtype_, [&](auto zero) {
     using T = decltype(zero);
@@ -223,7 +224,7 @@ void IndexedDataset::tokens(std::int64_t i, std::int64_t offset,
       const T token = load<T>(from, offset + k);
       if constexpr (sizeof(T) > sizeof(std::int32_t)) {
         require(std::in_range<std::int32_t>(token),
-                "'{}': sequence {}, position {}: token {} does not fit 32 bits; {}", bin_path(), i,
+                "'{}': sequence {}, position {}: token {} does not fit 32 bits; {}", bin_path_, i,
                 offset + k, token, kRemake);
       }
       out[static_cast<std::size_t>(k)] = static_cast<std::int32_t>(token);
@@ -266,7 +267,7 @@ void IndexedDataset::check_tokens_below(std::int64_t vocab_size,
       (dtype_ == DType::u8 && vocab_size > 0xff) || (dtype_ == DType::u16 && vocab_size > 0xffff);
   if (cannot_exceed || num_tokens_ == 0) return;
   struct stat info {};
-  require(::stat(bin_path().c_str(), &info) == 0, "cannot read the size of '{}'", bin_path());
+  require(::stat(bin_path_.c_str(), &info) == 0, "cannot read the size of '{}'", bin_path_);
   CacheRequest request;
   request.directory = cache_dir;
   request.name = std::filesystem::path(prefix_).filename().string() + "_tokens";
@@ -294,11 +295,11 @@ void IndexedDataset::fail_first_token_outside(std::int64_t vocab_size) const {
                 "'{}': sequence {}, position {}: token {}, but the vocabulary has {} (0 … {}). The "
                 "file was made with another tokenizer: set the tokenizer or vocabulary size it was "
                 "made with, or preprocess the text again",
-                bin_path(), i, k, token, vocab_size, vocab_size - 1);
+                bin_path_, i, k, token, vocab_size, vocab_size - 1);
       }
     }
   });
-  fail("'{}' is changing while it is read", bin_path());
+  fail("'{}' is changing while it is read", bin_path_);
 }
 
 std::uint64_t IndexedDataset::fingerprint() const {

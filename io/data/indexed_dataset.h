@@ -37,14 +37,18 @@ class IndexedDataset {
   explicit IndexedDataset(const std::string& prefix);
 
   const std::string& prefix() const { return prefix_; }
-  std::string bin_path() const { return prefix_ + ".bin"; }
-  std::string idx_path() const { return prefix_ + ".idx"; }
+  const std::string& bin_path() const { return bin_path_; }
+  const std::string& idx_path() const { return idx_path_; }
   DType dtype() const { return dtype_; }
 
   /// Number of sequences S.
   std::int64_t size() const { return size_; }
   /// Tokens in sequence i; i in [0, size()), unchecked.
   std::int64_t length(std::int64_t i) const { return load<std::int32_t>(lengths_, i); }
+  /// Starts loading length(i) into the cache.
+  void prefetch_length(std::int64_t i) const {
+    __builtin_prefetch(lengths_ + static_cast<std::size_t>(i) * sizeof(std::int32_t));
+  }
   /// Tokens in all sequences.
   std::int64_t num_tokens() const { return num_tokens_; }
   /// Tokens in sequences [begin, end). Throws Error when the range is not inside [0, size()].
@@ -81,7 +85,7 @@ class IndexedDataset {
   void check_documents() const;
   [[noreturn]] void fail_first_token_outside(std::int64_t vocab_size) const;
 
-  std::string prefix_;
+  std::string prefix_, bin_path_, idx_path_;
   MappedFile idx_;
   MappedFile bin_;
   DType dtype_ = DType::u16;

@@ -77,8 +77,9 @@ void TokenDataset::add_source(std::shared_ptr<const IndexedDataset> data,
   spec.seed = options.seed;
   Source source;
   source.data = std::move(data);
-  source.map = IndexMap::make(*source.data, spec, cache_directory(source.data->prefix(), options),
-                              base_name(source.data->prefix()) + "_" + name_of(part_));
+  source.map =
+      IndexMap::make(*source.data, spec, cache_directory(source.data->prefix(), options),
+                     fmt::format("{}_{}", base_name(source.data->prefix()), name_of(part_)));
   if (!label_path.empty()) source.labels = open_labels(label_path, *source.data);
   TokenDatasetRow row;
   row.part = name_of(part_);
@@ -131,7 +132,8 @@ TokenDataset::TokenDataset(DataPart part, const BlendSpec& blend, std::int64_t n
   }
   // GPT-NeoX normalises once more here: the last bit decides ties.
   blend_ = BlendMap::make(normalize_weights(weights), num_samples,
-                          cache_directory(data[0]->prefix(), options), name_of(part) + "_blend");
+                          cache_directory(data[0]->prefix(), options),
+                          fmt::format("{}_blend", name_of(part)));
   for (std::size_t d = 0; d < data.size(); ++d) {
     TokenDatasetRow& row = rows_[d];
     row.samples = blend_->taken()[d];

@@ -48,7 +48,9 @@ struct TokenDatasetRow {
 /// Columns with a heading line; lines end in '\n'.
 std::string format_table(std::span<const TokenDatasetRow> rows);
 
-/// Thread-safe for reading.
+/// Thread-safe for reading. The order of the samples depends on the number asked for (through the
+/// number of epochs that are shuffled together, as in GPT-NeoX): a run asks for the samples of all
+/// its steps, also when it resumes.
 class TokenDataset {
  public:
   /// Samples of part `part` of one corpus.

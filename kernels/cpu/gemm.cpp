@@ -7,12 +7,12 @@
 namespace neox {
 namespace {
 
-// Packing a slice and multiplying with it touches the slice twice: it should still be in the
-// last-level cache the second time. At least kMinWidth columns, because every slice reads all of a.
-constexpr std::int64_t kSliceBytes = std::int64_t{8} << 20;
-constexpr std::int64_t kMinWidth = 512;
 // Below this many rows packing costs more than it saves.
 constexpr std::int64_t kMinPackedRows = 32;
+// Larger copies are kept from the first use: sharing scratch memory would not make it smaller.
+constexpr std::size_t kLargeCopy = std::size_t{32} << 20;
+// Transposed output gradients are made in slices of about this size, which stay in cache.
+constexpr std::int64_t kSliceBytes = std::int64_t{16} << 20;
 // Rows of one weight-gradient product; more are accumulated, so that scratch memory stays bounded.
 constexpr std::int64_t kMaxGradientRows = 2048;
 
@@ -20,10 +20,10 @@ std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// Width of equal slices of `total`, each a multiple of 64 and about `limit` wide.
-std::int64_t slice_width(std::int64_t total, std::int64_t limit) {
-  const std::int64_t slices = std::max<std::int64_t>(1, (total + limit - 1) / limit);
-  return round_up((total + slices - 1) / slices, 64);
+// Height of equal slices of `total` rows, each a multiple of 64 and at most about `limit`.
+std::int64_t slice_height(std::int64_t total, std::int64_t limit) {
+  const std::int64_t slices = (total + limit - 1) / limit;
+  return std::min(total, round_up((total + slices - 1) / slices, 64));
 }
 
 std::int64_t element_size(DType dtype) {
@@ -71,7 +71,7 @@ void empty_product(ConstTensor bias, Tensor y, bool accumulate) {
 std::size_t CpuGemm::KeptHash::operator()(const KeptKey& key) const {
   auto h = reinterpret_cast<std::uintptr_t>(key.weights) >> 6;
   for (const std::int64_t v : {key.out, key.in, static_cast<std::int64_t>(key.dtype),
-                               static_cast<std::int64_t>(key.orientation)}) {
+                               static_cast<std::int64_t>(key.use)}) {
     h = (h ^ static_cast<std::uintptr_t>(v)) * 0x9E3779B97F4A7C15u;
   }
   return h;
@@ -104,7 +104,7 @@ void CpuGemm::forward(ConstTensor x, ConstTensor w, ConstTensor bias, Tensor y) 
   const ConstTensor weights = native ? w : converted(w, right_);
   const ConstTensor b = native ? bias : converted(bias, bias_);
   WeightProduct product;
-  product.whole = {.m = rows,
+  product.plain = {.m = rows,
                    .n = out,
                    .k = in,
                    .lda = in,
@@ -112,12 +112,12 @@ void CpuGemm::forward(ConstTensor x, ConstTensor w, ConstTensor bias, Tensor y) 
                    .ldc = out,
                    .in = weights.dtype,
                    .out = target.dtype,
+                   .rhs = Rhs::transposed,
                    .bias = static_cast<bool>(bias)};
   product.a = a.data;
   product.w = weights;
   product.bias = b.data;
   product.c = target.data;
-  product.orientation = Rhs::transposed;
   product.keep = native;
   multiply_weights(product);
   if (target.data != y.data) convert(target, y);
@@ -133,7 +133,7 @@ void CpuGemm::backward_input(ConstTensor dy, ConstTensor w, Tensor dx, bool accu
   const ConstTensor a = native ? dy : converted(dy, left_);
   const ConstTensor weights = native ? w : converted(w, right_);
   WeightProduct product;
-  product.whole = {.m = rows,
+  product.plain = {.m = rows,
                    .n = in,
                    .k = out,
                    .lda = out,
@@ -141,81 +141,56 @@ void CpuGemm::backward_input(ConstTensor dy, ConstTensor w, Tensor dx, bool accu
                    .ldc = in,
                    .in = weights.dtype,
                    .out = target.dtype,
+                   .rhs = Rhs::rows,
                    .accumulate = accumulate};
   product.a = a.data;
   product.w = weights;
   product.c = target.data;
-  product.orientation = Rhs::rows;
   product.keep = native;
   multiply_weights(product);
   if (target.data != dx.data) convert(target, dx);
 }
 
 void CpuGemm::multiply_weights(const WeightProduct& product) {
-  const MatmulProblem& whole = product.whole;
-  if (whole.m >= kMinPackedRows) {
-    const std::int64_t limit =
-        std::max(kMinWidth, kSliceBytes / (whole.k * element_size(whole.in)));
-    const std::int64_t width = slice_width(whole.n, limit);
-    MatmulProblem slice = whole;
-    slice.rhs = Rhs::packed;
-    slice.ldb = 0;
-    slice.n = std::min(width, whole.n);
-    if (matmul_.layout(slice)) return multiply_packed(product, width);
+  if (product.plain.m >= kMinPackedRows) {
+    MatmulProblem packed = product.plain;
+    packed.rhs = Rhs::packed;
+    packed.ldb = 0;
+    if (const auto layout = matmul_.layout(packed)) {
+      const std::byte* b = packed_weights(product, *layout, matmul_.packed_bytes(packed));
+      return matmul_.run(packed, product.a, b, product.bias, product.c);
+    }
   }
-  MatmulProblem plain = whole;
-  plain.rhs = product.orientation;
-  matmul_.run(plain, product.a, product.w.data, product.bias, product.c);
+  matmul_.run(product.plain, product.a, product.w.data, product.bias, product.c);
 }
 
-void CpuGemm::multiply_packed(const WeightProduct& product, std::int64_t width) {
-  const MatmulProblem& whole = product.whole;
-  Kept* kept = product.keep ? kept_copy(product, width) : nullptr;
-  std::size_t offset = 0;
-  for (std::int64_t first = 0; first < whole.n; first += width) {
-    MatmulProblem slice = whole;
-    slice.rhs = Rhs::packed;
-    slice.ldb = 0;
-    slice.n = std::min(width, whole.n - first);
-    const std::size_t bytes = matmul_.packed_bytes(slice);
-    std::byte* packed = kept != nullptr ? kept->buffer.data() + offset : packed_.at_least(bytes);
-    if (kept == nullptr || !kept->packed) {
-      const PackedLayout layout = *matmul_.layout(slice);
-      const std::int64_t size = element_size(whole.in);
-      if (product.orientation == Rhs::transposed) {
-        pack_transposed(product.w.data + first * whole.ldb * size, whole.ldb, layout, packed);
-      } else {
-        pack_rows(product.w.data + first * size, whole.ldb, layout, packed);
-      }
-    }
-    const std::byte* bias =
-        product.bias == nullptr ? nullptr : product.bias + first * element_size(whole.in);
-    matmul_.run(slice, product.a, packed, bias, product.c + first * element_size(whole.out));
-    offset += bytes;
+// The weights in the layout of the product: the kept copy, or one in scratch memory.
+const std::byte* CpuGemm::packed_weights(const WeightProduct& product, const PackedLayout& layout,
+                                         std::size_t bytes) {
+  Kept* kept = product.keep ? kept_copy(product, bytes) : nullptr;
+  if (kept != nullptr && kept->packed) return kept->buffer.data();
+  std::byte* copy = kept != nullptr ? kept->buffer.data() : packed_.at_least(bytes);
+  if (product.plain.rhs == Rhs::transposed) {
+    pack_transposed(product.w.data, product.plain.ldb, layout, copy);
+  } else {
+    pack_rows(product.w.data, product.plain.ldb, layout, copy);
   }
   if (kept != nullptr) kept->packed = true;
+  return copy;
 }
 
-// The kept copy of these weights, which multiply_packed fills where it is stale; null while the
-// weights have been used only once since they changed, or when the limit is reached.
-CpuGemm::Kept* CpuGemm::kept_copy(const WeightProduct& product, std::int64_t width) {
+// The place for a kept copy of these weights; null while they have been used only once since they
+// changed, or when the limit is reached.
+CpuGemm::Kept* CpuGemm::kept_copy(const WeightProduct& product, std::size_t bytes) {
   Kept& kept = kept_[{product.w.data, product.w.rows(), product.w.cols(), product.w.dtype,
-                      product.orientation}];
+                      product.plain.rhs}];
   if (kept.generation != generation_) {
     kept.generation = generation_;
     kept.uses = 0;
     kept.packed = false;
   }
   if (kept.buffer.data() != nullptr) return &kept;
-  if (++kept.uses < 2) return nullptr;
-  std::size_t bytes = 0;
-  for (std::int64_t first = 0; first < product.whole.n; first += width) {
-    MatmulProblem slice = product.whole;
-    slice.rhs = Rhs::packed;
-    slice.ldb = 0;
-    slice.n = std::min(width, product.whole.n - first);
-    bytes += matmul_.packed_bytes(slice);
-  }
+  if (++kept.uses < 2 && bytes <= kLargeCopy) return nullptr;
   if (kept_bytes_ + static_cast<std::int64_t>(bytes) > kMaxKeptBytes) return nullptr;
   kept.buffer = Buffer(bytes, Device{});
   kept_bytes_ += static_cast<std::int64_t>(bytes);
@@ -246,27 +221,26 @@ void CpuGemm::backward_weight(ConstTensor dy, ConstTensor x, Tensor dw, Tensor d
 void CpuGemm::weight_gradient(ConstTensor dy, ConstTensor x, Tensor dw, Tensor db,
                               bool accumulate) {
   const std::int64_t rows = dy.rows(), out = dw.rows(), in = dw.cols();
-  const std::int64_t even_rows = dy.dtype == DType::f32 ? rows : round_up(rows, 2);
-  const std::int64_t lda = transposed_stride(rows, dy.dtype);
-  const std::int64_t limit =
-      std::max<std::int64_t>(64, kSliceBytes / (lda * element_size(dy.dtype)));
-  const MatmulProblem slice = {.m = std::min(out, slice_width(out, limit)),
+  if (out == 0) return;
+  // The fast kernels want the transposed dy dense; zeros up to a whole block of k keep it simple.
+  const std::int64_t k = transposed_stride(rows, dy.dtype);
+  const std::int64_t limit = std::max<std::int64_t>(64, kSliceBytes / (k * element_size(dy.dtype)));
+  const MatmulProblem slice = {.m = slice_height(out, limit),
                                .n = in,
-                               .k = even_rows,
-                               .lda = lda,
+                               .k = k,
+                               .lda = k,
                                .ldc = in,
                                .in = dy.dtype,
                                .rhs = Rhs::packed,
                                .accumulate = accumulate};
-  if (out > 0 && in > 0 && matmul_.layout(slice)) {
-    return weight_gradient_packed(slice, dy, x, dw, db, accumulate);
-  }
-  if (db && out > 0) {  // the transposed copy is a by-product here; plain kernels read dy itself
+  const auto layout = in > 0 ? matmul_.layout(slice) : std::nullopt;
+  if (layout) return weight_gradient_packed(slice, *layout, dy, x, dw, db, accumulate);
+  if (db) {  // the sums are a by-product of the transposed copy, which plain kernels do not need
     std::byte* unused =
-        transposed_.at_least(static_cast<std::size_t>(lda * out * element_size(dy.dtype)));
-    transpose_matrix(dy.data, out, rows, out, dy.dtype, unused, lda, db.ptr<float>(), accumulate);
+        transposed_.at_least(static_cast<std::size_t>(k * out * element_size(dy.dtype)));
+    transpose_matrix(dy.data, out, rows, out, dy.dtype, unused, k, db.ptr<float>(), accumulate);
   }
-  if (out == 0 || in == 0) return;
+  if (in == 0) return;
   matmul_.run({.m = out,
                .n = in,
                .k = rows,
@@ -280,12 +254,12 @@ void CpuGemm::weight_gradient(ConstTensor dy, ConstTensor x, Tensor dw, Tensor d
               dy.data, x.data, nullptr, dw.data);
 }
 
-void CpuGemm::weight_gradient_packed(const MatmulProblem& slice, ConstTensor dy, ConstTensor x,
-                                     Tensor dw, Tensor db, bool accumulate) {
+void CpuGemm::weight_gradient_packed(const MatmulProblem& slice, PackedLayout layout,
+                                     ConstTensor dy, ConstTensor x, Tensor dw, Tensor db,
+                                     bool accumulate) {
   const std::int64_t rows = dy.rows(), out = dw.rows(), in = dw.cols();
   const std::int64_t size = element_size(dy.dtype);
-  PackedLayout layout = *matmul_.layout(slice);
-  layout.k = rows;  // an odd row gets a partner of zeros
+  layout.k = rows;  // rows that do not exist are packed as zeros
   std::byte* packed = packed_.at_least(matmul_.packed_bytes(slice));
   pack_rows(x.data, in, layout, packed);
   std::byte* a = transposed_.at_least(static_cast<std::size_t>(slice.m * slice.lda * size));

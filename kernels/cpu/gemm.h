@@ -41,21 +41,20 @@ class CpuGemm {
   static constexpr std::int64_t kMaxKeptBytes = std::int64_t{512} << 20;
 
  private:
-  // A product with weights: b is w^T (forward) or w (backward_input), cut into slices of columns.
+  // A product with weights: b is w^T (forward: transposed) or w (backward_input: rows).
   struct WeightProduct {
-    MatmulProblem whole;
+    MatmulProblem plain;
     const std::byte* a = nullptr;
     ConstTensor w;
     const std::byte* bias = nullptr;
     std::byte* c = nullptr;
-    Rhs orientation = Rhs::rows;
     bool keep = true;  // w outlives the call
   };
   struct KeptKey {
     const std::byte* weights;
     std::int64_t out, in;
     DType dtype;
-    Rhs orientation;
+    Rhs use;
     bool operator==(const KeptKey&) const = default;
   };
   struct KeptHash {
@@ -69,11 +68,12 @@ class CpuGemm {
   };
 
   void multiply_weights(const WeightProduct& product);
-  void multiply_packed(const WeightProduct& product, std::int64_t width);
-  Kept* kept_copy(const WeightProduct& product, std::int64_t width);
+  const std::byte* packed_weights(const WeightProduct& product, const PackedLayout& layout,
+                                  std::size_t bytes);
+  Kept* kept_copy(const WeightProduct& product, std::size_t bytes);
   void weight_gradient(ConstTensor dy, ConstTensor x, Tensor dw, Tensor db, bool accumulate);
-  void weight_gradient_packed(const MatmulProblem& slice, ConstTensor dy, ConstTensor x, Tensor dw,
-                              Tensor db, bool accumulate);
+  void weight_gradient_packed(const MatmulProblem& slice, PackedLayout layout, ConstTensor dy,
+                              ConstTensor x, Tensor dw, Tensor db, bool accumulate);
   ConstTensor converted(ConstTensor t, ScratchBuffer& scratch) const;
 
   Matmul matmul_;

@@ -5,6 +5,10 @@
 #include <bit>
 #include <cstring>
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 namespace neox {
 namespace {
 
@@ -21,6 +25,23 @@ V load(const void* from) {
   V v;
   std::memcpy(&v, from, sizeof(V));
   return v;
+}
+
+// Packed matrices are written in whole cache lines and read much later: not reading the lines first
+// and not keeping them saves more than half of the memory traffic.
+inline void store_streaming(std::uint32_t* to, Words v) {
+#ifdef __AVX512F__
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), std::bit_cast<__m512i>(v));
+#else
+  std::memcpy(to, &v, sizeof(v));
+#endif
+}
+
+// Makes a thread's streaming stores visible to the others.
+inline void finish_streaming() {
+#ifdef __AVX512F__
+  _mm_sfence();
+#endif
 }
 
 // 16 x 16 words, in the classic four rounds: 32-bit and 64-bit interleaves, then 128-bit lanes.
@@ -86,21 +107,33 @@ struct WordSource {
   // rows.
   void load_tile(std::int64_t kw, std::int64_t c, Tile& t) const {
     const bool whole = (kw + kTile) * kPair <= k && c + kTile <= n;
+    if (!whole) return load_edge(kw, c, t);
+#pragma GCC unroll 16
     for (std::int64_t i = 0; i < kTile; ++i) {
       Words& v = t[static_cast<std::size_t>(i)];
-      if (!whole) {
-        for (std::int64_t j = 0; j < kTile; ++j) {
-          v[j] = kAlongRows ? word(kw + j, c + i) : word(kw + i, c + j);
-        }
-      } else if constexpr (kAlongRows) {
-        v = load<Words>(data + (c + i) * ld + kw * kPair);
+      if constexpr (kAlongRows) {
+        const Element* row = data + (c + i) * ld + kw * kPair;
+        __builtin_prefetch(row + 2 * kTile * kPair);
+        v = load<Words>(row);
       } else if constexpr (kPair == 1) {
-        v = load<Words>(data + (kw + i) * ld + c);
+        const Element* row = data + (kw + i) * ld + c;
+        __builtin_prefetch(row + kTile * ld);
+        v = load<Words>(row);
       } else {
         const Element* row = data + 2 * (kw + i) * ld + c;
+        __builtin_prefetch(row + 2 * kTile * ld);
+        __builtin_prefetch(row + (2 * kTile + 1) * ld);
         const Words low = __builtin_convertvector(load<Halves>(row), Words);
         const Words high = __builtin_convertvector(load<Halves>(row + ld), Words);
         v = low | high << 16;
+      }
+    }
+  }
+  // The same where the tile reaches over the edge of the matrix: zeros there.
+  void load_edge(std::int64_t kw, std::int64_t c, Tile& t) const {
+    for (std::int64_t i = 0; i < kTile; ++i) {
+      for (std::int64_t j = 0; j < kTile; ++j) {
+        t[static_cast<std::size_t>(i)][j] = kAlongRows ? word(kw + j, c + i) : word(kw + i, c + j);
       }
     }
   }
@@ -120,18 +153,19 @@ void pack(const void* source, std::int64_t ld, const PackedLayout& layout, void*
 #pragma omp parallel for collapse(2) schedule(static)
   for (std::int64_t b = 0; b < n_blocks; ++b) {
     for (std::int64_t run = 0; run < runs; ++run) {
-      for (std::int64_t column = 0; column < layout.n_block; column += kTile) {
-        for (std::int64_t kt = run * kRun; kt < std::min(k_tiles, (run + 1) * kRun); ++kt) {
+      for (std::int64_t kt = run * kRun; kt < std::min(k_tiles, (run + 1) * kRun); ++kt) {
+        for (std::int64_t column = 0; column < layout.n_block; column += kTile) {
           Tile t;
           from.load_tile(kt * kTile, b * layout.n_block + column, t);
           if constexpr (kAlongRows) transpose_tile(t);
           std::uint32_t* at = to + b * layout.n_stride + kt * layout.k_stride + column;
           for (const Words& row : t) {
-            std::memcpy(at, &row, sizeof(row));
+            store_streaming(at, row);
             at += layout.n_block;
           }
         }
       }
+      finish_streaming();
     }
   }
 }
@@ -159,13 +193,14 @@ void transpose_words(const WordSource<kPair, false>& from, std::uint32_t* out,
 #pragma omp parallel for schedule(static)
   for (std::int64_t panel = 0; panel < panels; ++panel) {
     std::array<Floats, kPanel> totals{};
-    for (std::int64_t kt = 0; kt < k_tiles; ++kt) {
-      for (std::int64_t i = 0; i < kPanel; ++i) {
-        const std::int64_t c = (panel * kPanel + i) * kTile;
-        if (c >= cols) break;
+    for (std::int64_t i = 0; i < kPanel; ++i) {
+      const std::int64_t c = (panel * kPanel + i) * kTile;
+      if (c >= cols) break;
+      Floats& total = totals[static_cast<std::size_t>(i)];
+      for (std::int64_t kt = 0; kt < k_tiles; ++kt) {  // 16 sequential streams of stores
         Tile t;
         from.load_tile(kt * kTile, c, t);
-        if (sums != nullptr) totals[static_cast<std::size_t>(i)] += column_sum<kPair>(t);
+        if (sums != nullptr) total += column_sum<kPair>(t);
         transpose_tile(t);
         std::uint32_t* at = out + c * out_words + kt * kTile;
         for (std::int64_t j = 0; j < std::min(kTile, cols - c); ++j) {
@@ -203,10 +238,8 @@ void pack_rows(const void* source, std::int64_t ld, const PackedLayout& layout, 
 }
 
 std::int64_t transposed_stride(std::int64_t rows, DType dtype) {
-  const std::int64_t pair = dtype == DType::f32 ? 1 : 2;
-  std::int64_t lines = (rows + pair * kTile - 1) / (pair * kTile);  // of 64 bytes
-  if (lines % 8 == 0) ++lines;
-  return lines * kTile * pair;
+  const std::int64_t block = dtype == DType::f32 ? kTile : 2 * kTile;
+  return (rows + block - 1) / block * block;
 }
 
 void transpose_matrix(const void* source, std::int64_t ld, std::int64_t rows, std::int64_t cols,

@@ -20,13 +20,15 @@ struct PackedLayout {
 };
 
 /// Packs b[k][c] = source[c * ld + k], e.g. a weight [out, in] for y = x W^T. Padding becomes 0.
+/// `packed` is aligned to 64 bytes.
 void pack_transposed(const void* source, std::int64_t ld, const PackedLayout& layout, void* packed);
 
 /// Packs b[k][c] = source[k * ld + c], e.g. a weight [out, in] for dx = dy W. Padding becomes 0.
+/// `packed` is aligned to 64 bytes.
 void pack_rows(const void* source, std::int64_t ld, const PackedLayout& layout, void* packed);
 
-/// Smallest leading dimension, in elements, that transpose_matrix accepts for matrices of `rows`
-/// rows. Avoids multiples of 4 KiB, whose rows would fall into the same cache sets.
+/// Leading dimension, in elements, of the transpose of a matrix of `rows` rows: whole blocks of 16
+/// words.
 std::int64_t transposed_stride(std::int64_t rows, DType dtype);
 
 /// out[c * out_ld + r] = source[r * ld + c] for r < rows, c < cols; zeros in the rest of each row

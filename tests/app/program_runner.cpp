@@ -39,10 +39,16 @@ std::string Workspace::read(const std::string& name) const {
 
 CommandResult Workspace::run(const std::string& command, const std::string& folder) const {
   fs::create_directories(path_ / folder);
-  write(".command", "export PATH=" NEOX_BINARY_DIR "/bin:$PATH\n" + command + "\n");
+  // mpirun refuses root unless told twice; more ranks than cores must not spin.
+  write(".command",
+        "export PATH=" NEOX_BINARY_DIR
+        "/bin:$PATH\n"
+        "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1\n"
+        "export OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1\n" +
+            command + "\n");
   const std::string shell =
-      fmt::format("cd '{}' && bash '{}' > '{}' 2> '{}' < /dev/null", (path_ / folder).string(),
-                  file(".command"), file(".out"), file(".err"));
+      fmt::format("cd '{}' && timeout 300 bash '{}' > '{}' 2> '{}' < /dev/null",
+                  (path_ / folder).string(), file(".command"), file(".out"), file(".err"));
   const int status = std::system(shell.c_str());
   CommandResult result;
   result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

@@ -120,11 +120,12 @@ TEST_F(Training, LossFallsAndTheModelWrites) {
 }
 
 TEST_F(Training, SigtermSavesAndResumes) {
-  const auto stopped =
-      workspace_.run_ok(train(2, "--train.train_iters 100000") +
-                            " & pid=$!; while [ ! -e run/step0000000010.h5 ]; do sleep 0.05; done; "
-                            "pkill -TERM -P $pid; wait $pid",
-                        "a");
+  const auto stopped = workspace_.run_ok(
+      train(2, "--train.train_iters 100000") +
+          " & pid=$!; while [ ! -e run/step0000000010.h5 ] && kill -0 $pid; do sleep 0.05; "
+          "done; "
+          "pkill -TERM -P $pid; wait $pid",
+      "a");
   EXPECT_NE(stopped.err.find("stop signal received"), std::string::npos) << stopped.err;
   std::int64_t newest = 0;
   for (const auto& entry : fs::directory_iterator(workspace_.path() / "a/run")) {

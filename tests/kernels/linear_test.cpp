@@ -2,6 +2,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdlib>
+#include <span>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -343,7 +344,9 @@ TEST(Pack, LayoutsAreAsDocumented) {
     const std::int64_t k_blocks = (k + 16 * pair - 1) / (16 * pair);
     const PackedLayout layout{dtype, k, n, 32, 16 * 32, 16 * 32 * k_blocks};
     const Values rows({k, n}, dtype, "b"), columns({n, k}, dtype, "b^T");
-    std::vector<std::uint32_t> packed(static_cast<std::size_t>(4 * layout.n_stride), 0xffffffffu);
+    const Buffer memory(static_cast<std::size_t>(4 * layout.n_stride) * 4, Device{});
+    const std::span packed(reinterpret_cast<std::uint32_t*>(memory.data()), memory.bytes() / 4);
+    std::fill(packed.begin(), packed.end(), 0xffffffffu);
     const auto element = [&](std::int64_t i, std::int64_t c) {
       const std::int64_t kw = i / pair;
       const std::uint32_t word = packed[static_cast<std::size_t>(

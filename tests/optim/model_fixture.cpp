@@ -1,4 +1,4 @@
-#include "tests/model/model_fixture.h"
+#include "tests/optim/model_fixture.h"
 
 #include <algorithm>
 

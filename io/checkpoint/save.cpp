@@ -1,0 +1,375 @@
+// Saving: plan (who writes what), layout (rank 0), write (everyone), commit (rank 0). The phases
+// share nothing but the structs below, so that an asynchronous save can run `write` in another
+// thread.
+
+#include <algorithm>
+#include <chrono>
+#include <fcntl.h>
+#include <filesystem>
+#include <map>
+#include <sys/resource.h>
+#include <sys/statvfs.h>
+#include <system_error>
+#include <unistd.h>
+
+#include "core/base/format.h"
+#include "core/base/log.h"
+#include "io/checkpoint/boxes.h"
+#include "io/checkpoint/checkpoint.h"
+#include "io/checkpoint/collective.h"
+#include "io/checkpoint/directory.h"
+#include "io/checkpoint/format.h"
+#include "io/checkpoint/hdf5_file.h"
+#include "io/checkpoint/sum64.h"
+
+namespace neox {
+namespace {
+
+// Summed and written piece by piece, so that the second pass finds the data in the cache.
+constexpr std::int64_t kWritePiece = std::int64_t{2} << 20;
+// Metadata, table and what file systems use for themselves.
+constexpr std::int64_t kSpaceReserve = std::int64_t{16} << 20;
+
+struct Plan {
+  std::vector<PlannedTensor> tensors;  // sorted by path
+  std::int64_t bytes = 0;              // of all tensors
+};
+
+/// The file between layout and commit. Rank 0 removes it unless it was committed.
+struct StagedFile {
+  std::string temporary, final_path;
+  PosixFile file;     // rank 0 only; holds the lock that marks the file as alive
+  FileLayout layout;  // complete on rank 0; entries of the tensors everywhere
+  bool owner = false;
+  StagedFile() = default;
+  StagedFile(const StagedFile&) = delete;
+  StagedFile& operator=(const StagedFile&) = delete;
+  ~StagedFile() {
+    if (owner) unlink(temporary.c_str());
+  }
+};
+
+class Stopwatch {
+ public:
+  /// Seconds since the last call.
+  double lap() {
+    const auto now = std::chrono::steady_clock::now();
+    return std::chrono::duration<double>(now - std::exchange(start_, now)).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// ---- plan
+// ------------------------------------------------------------------------------------------
+
+const std::byte* data_of(const CheckpointTensor& tensor) {
+  const Shard& shard = tensor.shard;
+  const std::int64_t held = shard.local.numel(), whole = shard.slice.extent.numel();
+  require(held == whole || held == tensor.write_end - tensor.write_begin,
+          "{}: the shard holds {} elements; its slice has {}, the part to write {}", tensor.path,
+          held, whole, tensor.write_end - tensor.write_begin);
+  if (held != whole) return shard.local.data;
+  return shard.local.data + tensor.write_begin * static_cast<std::int64_t>(size_of(shard.dtype));
+}
+
+std::string pack_local(std::span<const CheckpointTensor> tensors, std::int64_t step) {
+  require(step >= 0, "a checkpoint of step {}", step);
+  Packer packer;
+  packer.put(step);
+  for (const CheckpointTensor& tensor : tensors) {
+    const Shard& shard = tensor.shard;
+    check_slice(tensor, true);
+    if (tensor.write_begin < tensor.write_end) data_of(tensor);
+    packer.put(tensor.path);
+    packer.put(static_cast<std::int64_t>(shard.dtype));
+    packer.put(shard.global);
+    packer.put(shard.slice.offset);
+    packer.put(shard.slice.extent);
+    packer.put(tensor.write_begin);
+    packer.put(tensor.write_end);
+    packer.put(tensor.attributes);
+  }
+  return packer.take();
+}
+
+// Adds one rank's tensors. Every rank sees the same texts in the same order, so all throw alike.
+void add_rank(std::map<std::string, PlannedTensor>& planned, int rank, const std::string& text,
+              std::int64_t step) {
+  Unpacker unpacker(text);
+  const std::int64_t their_step = unpacker.number();
+  require(their_step == step, "rank {} saves step {}, rank 0 step {}", rank, their_step, step);
+  while (!unpacker.empty()) {
+    PlannedTensor tensor;
+    tensor.path = unpacker.text();
+    tensor.dtype = static_cast<DType>(unpacker.number());
+    tensor.shape = unpacker.shape();
+    Part part{tensor.shape, {}, 0, 0};
+    part.slice.offset = unpacker.shape();
+    part.slice.extent = unpacker.shape();
+    part.begin = unpacker.number();
+    part.end = unpacker.number();
+    tensor.attributes = unpacker.attributes();
+    PlannedTensor& known = planned.try_emplace(tensor.path, tensor).first->second;
+    require(known.dtype == tensor.dtype && known.shape == tensor.shape,
+            "{} is {} {} on rank {}, and {} {} on lower ranks", tensor.path, name_of(tensor.dtype),
+            tensor.shape.str(), rank, name_of(known.dtype), known.shape.str());
+    require(known.attributes == tensor.attributes, "{} has other attributes on rank {}",
+            tensor.path, rank);
+    if (part.begin < part.end) known.parts.push_back({part, rank, nullptr});
+  }
+}
+
+void check_coverage(const PlannedTensor& tensor) {
+  std::vector<Part> parts;
+  std::vector<std::string> names;
+  for (const PlannedPart& planned : tensor.parts) {
+    parts.push_back(planned.part);
+    names.push_back(fmt::format("rank {}", planned.rank));
+  }
+  require(tensor.shape.numel() > 0, "{} has no elements ({})", tensor.path, tensor.shape.str());
+  if (const auto error = coverage_error(tensor.shape, parts, names)) {
+    fail("{} {} is not written exactly once: {}", tensor.path, tensor.shape.str(), *error);
+  }
+}
+
+Plan make_plan(Communicator& group, std::span<const CheckpointTensor> tensors, std::int64_t step) {
+  std::string packed;
+  collectively(group, "saving a checkpoint", [&] { packed = pack_local(tensors, step); });
+  const std::vector<std::string> texts = group.host_all_gather(packed);
+  const std::int64_t step0 = Unpacker(texts[0]).number();
+  std::map<std::string, PlannedTensor> planned;
+  for (int rank = 0; rank < group.size(); ++rank) {
+    add_rank(planned, rank, texts[static_cast<std::size_t>(rank)], step0);
+  }
+  // Own parts appear in the plan in the order of `tensors`.
+  std::map<std::string, std::vector<const std::byte*>> own;
+  for (const CheckpointTensor& tensor : tensors) {
+    if (tensor.write_begin < tensor.write_end) own[tensor.path].push_back(data_of(tensor));
+  }
+  Plan plan;
+  for (auto& [path, tensor] : planned) {
+    check_coverage(tensor);
+    std::size_t next = 0;
+    for (PlannedPart& part : tensor.parts) {
+      if (part.rank == group.rank()) part.data = own[path][next++];
+    }
+    plan.bytes += tensor.shape.numel() * static_cast<std::int64_t>(size_of(tensor.dtype));
+    plan.tensors.push_back(std::move(tensor));
+  }
+  return plan;
+}
+
+// ---- layout
+// ----------------------------------------------------------------------------------------
+
+void check_space(const std::string& directory, std::int64_t bytes) {
+  struct statvfs disk {};
+  if (statvfs(directory.c_str(), &disk) != 0) return;  // the writes will tell
+  const auto available = static_cast<std::int64_t>(disk.f_bavail * disk.f_frsize);
+  const std::int64_t needed = bytes + kSpaceReserve;
+  require(available >= needed,
+          "not enough space in {}: {} needed, {} available. Free some, or keep fewer checkpoints",
+          directory, format_bytes(static_cast<std::uint64_t>(needed)),
+          format_bytes(static_cast<std::uint64_t>(available)));
+}
+
+void check_size_limit(std::int64_t bytes) {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return;
+  require(static_cast<std::uint64_t>(bytes + kSpaceReserve) <= limit.rlim_cur,
+          "the checkpoint needs a file of {}; this process may write files of {} (ulimit -f)",
+          format_bytes(static_cast<std::uint64_t>(bytes + kSpaceReserve)),
+          format_bytes(limit.rlim_cur));
+}
+
+void prepare_directory(const std::string& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  require(!error, "the checkpoint directory {} cannot be created: {}", directory, error.message());
+  require(access(directory.c_str(), W_OK | X_OK) == 0,
+          "the checkpoint directory {} is not writable: {}", directory,
+          std::generic_category().message(errno));
+  remove_leftovers(directory);
+}
+
+struct RemoveAtExit {
+  const std::string& path;
+  ~RemoveAtExit() { unlink(path.c_str()); }
+};
+
+void lay_out_on_rank_0(StagedFile& staged, const std::string& directory, const Plan& plan,
+                       const CheckpointInfo& info) {
+  prepare_directory(directory);
+  std::int64_t bytes = plan.bytes;
+  for (const auto& [path, text] : info.texts) bytes += static_cast<std::int64_t>(text.size());
+  check_space(directory, bytes);
+  check_size_limit(bytes);
+  staged.temporary = directory + "/" + temporary_file_name(info.step);
+  staged.final_path = directory + "/" + checkpoint_file_name(info.step);
+  staged.owner = true;
+  // The library cannot close a file whose disk is full, and then crashes at exit: it gets a sparse
+  // file in memory, and everything that reaches the disk goes through calls that report errors.
+  const PosixFile image = PosixFile::scratch();
+  const RemoveAtExit remove{image.path()};
+  staged.layout = create_hdf5_layout(image.path(), plan.tensors, info);
+  staged.file = PosixFile(staged.temporary, O_RDWR | O_CREAT | O_EXCL);
+  static_cast<void>(staged.file.try_lock());
+  FileHeader& header = staged.layout.header;
+  header.file_bytes = image.size();
+  staged.file.resize(header.file_bytes);
+  staged.file.reserve(header.file_bytes);
+  staged.file.copy_from(image);
+  auto entry = staged.layout.entries.begin() + static_cast<std::ptrdiff_t>(plan.tensors.size());
+  for (const auto& [path, text] : info.texts) {
+    std::string padded = text;  // the dataset of an empty text is one zero byte
+    padded.resize(static_cast<std::size_t>(entry->bytes));
+    staged.file.write(padded.data(), entry->bytes, entry->offset);
+    entry->sum = sum64(reinterpret_cast<const std::byte*>(padded.data()), 1, entry->bytes, 0);
+    ++entry;
+  }
+}
+
+void lay_out(Communicator& group, StagedFile& staged, const std::string& directory,
+             const Plan& plan, const CheckpointInfo& info, const std::string& what) {
+  collectively(group, what, [&] {
+    if (group.rank() == 0) lay_out_on_rank_0(staged, directory, plan, info);
+  });
+  Packer packer;
+  packer.put(staged.temporary);
+  packer.put(staged.final_path);
+  packer.put(staged.layout.header.file_bytes);
+  for (const TableEntry& entry : staged.layout.entries) packer.put(entry.offset);
+  const std::string packed = group.host_broadcast(packer.take(), 0);
+  if (group.rank() == 0) return;
+  Unpacker unpacker(packed);
+  staged.temporary = unpacker.text();
+  staged.final_path = unpacker.text();
+  staged.layout.header.file_bytes = unpacker.number();
+  for (const PlannedTensor& tensor : plan.tensors) {
+    staged.layout.entries.push_back({tensor.path, unpacker.number(), 0, 0});
+  }
+}
+
+// ---- write
+// -----------------------------------------------------------------------------------------
+
+// Sums of this rank's parts, in the order of the plan; writes them unless `file` is null.
+std::vector<std::uint64_t> write_parts(const PosixFile* file, const FileLayout& layout,
+                                       const Plan& plan, int rank) {
+  std::vector<std::uint64_t> sums(plan.tensors.size(), 0);
+  for (std::size_t t = 0; t < plan.tensors.size(); ++t) {
+    const PlannedTensor& tensor = plan.tensors[t];
+    const auto element = static_cast<std::int64_t>(size_of(tensor.dtype));
+    const std::int64_t most = kWritePiece / element;
+    for (const PlannedPart& planned : tensor.parts) {
+      if (planned.rank != rank) continue;
+      for_each_run(planned.part, [&](std::int64_t local, std::int64_t global, std::int64_t count) {
+        for (std::int64_t at = 0; at < count; at += most) {
+          const std::int64_t n = std::min(most, count - at);
+          const std::byte* data = planned.data + (local + at) * element;
+          sums[t] += sum64(data, static_cast<std::size_t>(element), n, global + at);
+          if (file == nullptr) continue;
+          file->write(data, n * element, layout.entries[t].offset + (global + at) * element);
+        }
+      });
+    }
+  }
+  return sums;
+}
+
+std::vector<std::uint64_t> write_all(Communicator& group, const StagedFile& staged,
+                                     const Plan& plan, CheckpointIo io, const std::string& what,
+                                     SaveReport& report) {
+  Stopwatch watch;
+  std::vector<std::uint64_t> sums;
+  PosixFile file;
+  if (io == CheckpointIo::hdf5) {
+    std::string error;
+    try {
+      write_with_hdf5(group, staged.temporary, plan.tensors);
+    } catch (const std::exception& failure) {
+      error = failure.what();
+    }
+    agree(group, what, error);
+  }
+  collectively(group, what, [&] {
+    file = PosixFile(staged.temporary, O_WRONLY);
+    sums = write_parts(io == CheckpointIo::direct ? &file : nullptr, staged.layout, plan,
+                       group.rank());
+  });
+  report.write_seconds = watch.lap();
+  // Every node holds its own dirty pages, so every rank syncs. A sync that failed is never
+  // repeated: Linux has already dropped the pages.
+  collectively(group, what, [&] {
+    file.sync();
+    file.close();
+  });
+  report.sync_seconds = watch.lap();
+  group.host_all_reduce(std::span(sums), ReduceOp::sum);
+  return sums;
+}
+
+// ---- commit
+// ----------------------------------------------------------------------------------------
+
+void commit(Communicator& group, StagedFile& staged, const std::vector<std::uint64_t>& sums,
+            const std::string& directory, const std::string& what) {
+  collectively(group, what, [&] {
+    if (group.rank() != 0) return;
+    FileLayout& layout = staged.layout;
+    for (std::size_t t = 0; t < sums.size(); ++t) layout.entries[t].sum = sums[t];
+    write_table(staged.file, layout.header.table, layout.entries);
+    write_header(staged.file, layout.header, layout.entries);
+    staged.file.sync();
+    read_verified(staged.file);
+    rename_file(staged.temporary, staged.final_path);
+    staged.owner = false;  // committed
+    staged.file.close();
+    sync_directory(directory);
+  });
+}
+
+}  // namespace
+
+SaveReport save_checkpoint(Communicator& group, const std::string& directory,
+                           std::span<const CheckpointTensor> tensors, const CheckpointInfo& info,
+                           const SaveOptions& options) {
+  Stopwatch watch;
+  SaveReport report;
+  const std::string what = fmt::format("saving the checkpoint of step {}", info.step);
+  const Plan plan = make_plan(group, tensors, info.step);
+  StagedFile staged;
+  lay_out(group, staged, directory, plan, info, what);
+  report.layout_seconds = watch.lap();
+  const std::vector<std::uint64_t> sums = write_all(group, staged, plan, options.io, what, report);
+  watch.lap();
+  commit(group, staged, sums, directory, what);
+  report.commit_seconds = watch.lap();
+  report.path = staged.final_path;
+  report.bytes = staged.layout.header.file_bytes;
+  if (group.rank() == 0) {
+    write_latest(directory, checkpoint_file_name(info.step));
+    remove_old_checkpoints(directory, info.step, options.keep_last);
+  }
+  group.barrier();
+  return report;
+}
+
+void clean_checkpoint_directory(Communicator& group, const std::string& directory) {
+  if (group.rank() == 0) remove_leftovers(directory);
+  group.barrier();
+}
+
+std::string_view name_of(CheckpointIo io) {
+  return io == CheckpointIo::direct ? "direct" : "hdf5";
+}
+
+CheckpointIo checkpoint_io_from_name(std::string_view name) {
+  if (name == "direct") return CheckpointIo::direct;
+  if (name == "hdf5") return CheckpointIo::hdf5;
+  fail("checkpoint io is '{}'; it can be direct or hdf5", name);
+}
+
+}  // namespace neox

@@ -1,0 +1,1 @@
+#include "tests/io/checkpoint/checkpoint_suite.h"

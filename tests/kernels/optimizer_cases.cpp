@@ -1,0 +1,96 @@
+#include <cmath>
+
+#include "tests/kernels/op_cases.h"
+
+namespace neox::testing {
+namespace {
+
+/// `t` is the dtype of the compute copy; f32 has none.
+OpCase adamw_case(std::int64_t n, DType t, const AdamW& hyper) {
+  OpCase test{"adamw", fmt::format("{} step {}", n, hyper.step), t};
+  const Shape shape{n};
+  Array second = some_values(shape, 4, 0.1);
+  for (double& v : second) v *= v;
+  test.inputs = {{"grad", shape, DType::f32, some_values(shape, 1)},
+                 {"scale", {1}, DType::f32, {0.7}},
+                 {"main0", shape, DType::f32, some_values(shape, 2)},
+                 {"m0", shape, DType::f32, some_values(shape, 3, 0.1)},
+                 {"v0", shape, DType::f32, second}};
+  test.outputs = {{"main", shape, DType::f32, 1e-6, "main0"},
+                  {"m", shape, DType::f32, 1e-6, "m0"},
+                  {"v", shape, DType::f32, 1e-6, "v0"}};
+  if (t != DType::f32) test.outputs.push_back({"weights", shape, t, tolerance(t, 1e-6)});
+  test.forward = [hyper, t](const Backend& ops, Stream& s, const OpTensors& v) {
+    ops.adamw(s, hyper, v["grad"], v["scale"], v["main"], v["m"], v["v"],
+              t == DType::f32 ? Tensor() : v["weights"]);
+  };
+  test.reference = [hyper, t](const Arrays& in, Arrays& out) {
+    const double b1 = hyper.beta1, b2 = hyper.beta2, steps = static_cast<double>(hyper.step);
+    for (std::size_t i = 0; i < in.at("grad").size(); ++i) {
+      const double g = in.at("grad")[i] * in.at("scale")[0], p = in.at("main0")[i];
+      const double m = out["m"][i] = b1 * in.at("m0")[i] + (1 - b1) * g;
+      const double v = out["v"][i] = b2 * in.at("v0")[i] + (1 - b2) * g * g;
+      const double m_hat = m / (1 - std::pow(b1, steps)), v_hat = v / (1 - std::pow(b2, steps));
+      out["main"][i] = p - double{hyper.lr} * (m_hat / (std::sqrt(v_hat) + double{hyper.eps}) +
+                                               double{hyper.weight_decay} * p);
+      if (t != DType::f32) out["weights"][i] = out["main"][i];
+    }
+  };
+  return test;
+}
+
+OpCase square_sum_case(std::int64_t n, bool accumulate) {
+  OpCase test{"square_sum", fmt::format("{}{}", n, accumulate ? " accumulate" : ""), DType::f32};
+  test.inputs = {{"x", {n}, DType::f32, some_values({n}, 1)}, {"sum0", {1}, DType::f64, {3.5}}};
+  test.outputs = {{"sum", {1}, DType::f64, 1e-9, "sum0"}};
+  test.forward = [accumulate](const Backend& ops, Stream& s, const OpTensors& v) {
+    ops.square_sum(s, v["x"], v["sum"], accumulate);
+  };
+  test.reference = [accumulate](const Arrays& in, Arrays& out) {
+    double sum = accumulate ? in.at("sum0")[0] : 0.0;
+    for (const double x : in.at("x")) sum += x * x;
+    out["sum"][0] = sum;
+  };
+  return test;
+}
+
+OpCase clip_scale_case(double square_sum, float max_norm) {
+  OpCase test{"clip_scale", fmt::format("{} to {}", square_sum, max_norm), DType::f32};
+  test.inputs = {{"sum", {1}, DType::f64, {square_sum}}};
+  test.outputs = {{"scale", {1}, DType::f32, 1e-6}};
+  test.forward = [max_norm](const Backend& ops, Stream& s, const OpTensors& v) {
+    ops.clip_scale(s, v["sum"], max_norm, v["scale"]);
+  };
+  test.reference = [max_norm](const Arrays& in, Arrays& out) {
+    const double norm = std::sqrt(in.at("sum")[0]);
+    out["scale"][0] = max_norm <= 0 ? 1.0 : std::min(1.0, double{max_norm} / (norm + 1e-6));
+  };
+  return test;
+}
+
+}  // namespace
+
+std::vector<OpCase> optimizer_cases(DType t, CaseSize size) {
+  const AdamW first{1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 1};
+  if (size == CaseSize::gpt2) {
+    constexpr std::int64_t kParameters = 32 << 20;  // about a quarter of GPT-2 124M
+    std::vector<OpCase> cases = {adamw_case(kParameters, t, first)};
+    if (t == DType::f32) cases.push_back(square_sum_case(kParameters, false));
+    return cases;
+  }
+  AdamW later = first;
+  later.step = 1000;
+  std::vector<OpCase> cases = {adamw_case(1037, t, first), adamw_case(40000, t, later),
+                               adamw_case(0, t, first)};
+  if (t == DType::f32) {  // the norms know no other dtype
+    cases.push_back(square_sum_case(1037, false));
+    cases.push_back(square_sum_case(50001, true));
+    cases.push_back(square_sum_case(0, true));
+    cases.push_back(clip_scale_case(4.0, 1.0f));
+    cases.push_back(clip_scale_case(0.25, 1.0f));
+    cases.push_back(clip_scale_case(4.0, 0.0f));
+  }
+  return cases;
+}
+
+}  // namespace neox::testing
