@@ -14,6 +14,7 @@
 #include "core/base/format.h"
 #include "core/base/version.h"
 #include "io/data/indexed_dataset.h"
+#include "io/data/partial_file.h"
 #include "io/data/preprocess.h"
 #include "io/tokenizer/bpe_trainer.h"
 
@@ -191,6 +192,9 @@ void run_preprocess(const CommandLine& line) {
 }
 
 void run_training(CommandLine& line) {
+  // An output that can't be written must not show after hours.
+  require(PartialFile::try_create(line.train_tokenizer).has_value(),
+          "another process is writing {}.partial", line.train_tokenizer);
   ProgressLine bar("counting words");
   const WordCounts words =
       count_words(line.preprocess.inputs, [&](const PreprocessProgress& now) { bar(now); });

@@ -30,9 +30,9 @@ double seconds(const std::function<void()>& f) {
 template <class P>
 double peak() {
   constexpr int kChains = 16;
-  constexpr std::int64_t kSteps = 1 << 20;
+  constexpr std::int64_t kSteps = 1 << 17;
   double best = 0;
-  for (int attempt = 0; attempt < 5; ++attempt) {
+  for (int attempt = 0; attempt < 60; ++attempt) {
     float sink = 0;
     const double time = seconds([&] {
 #pragma omp parallel reduction(+ : sink)

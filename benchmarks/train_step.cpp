@@ -15,6 +15,7 @@
 #include "core/model/init.h"
 #include "core/optim/optimizer.h"
 #include "core/train/model_runner.h"
+#include "kernels/cpu/gemm_ceiling.h"
 
 namespace {
 
@@ -77,8 +78,15 @@ int run(std::int64_t batch, std::int64_t seq, DType precision, int steps) {
   std::sort(seconds.begin(), seconds.end());
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
+  // The products alone, at this shape, in this process; after the memory was read off.
+  GemmCeilingProblem products;
+  products.rows = batch * seq;
+  products.dtype = precision;
+  const GemmCeiling ceiling = measure_gemm_ceiling(products);
+  std::printf("{\"plain_ceiling\": %.1f, \"packed_ceiling\": %.1f, ",
+              tokens / ceiling.plain_seconds, tokens / ceiling.packed_seconds);
   std::printf(
-      "{\"median_seconds\": %.4f, \"best_seconds\": %.4f, \"loss\": %.5f, "
+      "\"median_seconds\": %.4f, \"best_seconds\": %.4f, \"loss\": %.5f, "
       "\"peak_rss_bytes\": %ld, \"steady_state_allocations\": %ld}\n",
       seconds[seconds.size() / 2], seconds.front(), loss, usage.ru_maxrss * 1024,
       static_cast<long>(allocations));

@@ -32,8 +32,8 @@ mkdir -p "$data"
 
 step "4/6 tokenizer and token files"
 [ -s "$data/tokenizer.json" ] ||
-  $bin/neox_preprocess --train-tokenizer --vocab-size 4096 \
-    --input "$data/perldoc.jsonl" --output-prefix "$data/tokenizer.json"
+  $bin/neox_preprocess --train-tokenizer "$data/tokenizer.json" --vocab-size 4096 \
+    --input "$data/perldoc.jsonl"
 [ -s "$data/perldoc_text_document.idx" ] ||
   $bin/neox_preprocess --input "$data/perldoc.jsonl" --output-prefix "$data/perldoc" \
     --vocab-file "$data/tokenizer.json" --append-eod --workers 2

@@ -47,6 +47,8 @@ TrainingLog::TrainingLog(const Config& config, Communicator& group, std::int64_t
     if (group.rank() == 0) {
       state_ = std::make_unique<State>(config, first_step, flops_per_token, group.size());
       open_sinks(config.logging, first_step);
+    } else {
+      ProgressBar::clear_before_log_lines();
     }
   } catch (const std::exception& error) {
     problem = error.what();

@@ -67,16 +67,16 @@ struct Node {
 std::string read_file(const std::string& path) {
   std::error_code ignored;
   require(!std::filesystem::is_directory(path, ignored),
-          "the tokenizer file {} is a directory; name the file inside it", path);
+          "{} is a directory; the tokenizer must be a file (tokenizer.json)", path);
   errno = 0;
-  std::ifstream in(path, std::ios::binary);
+  std::ifstream in(path, std::ios::binary | std::ios::ate);
   require(in.good(), "can't open the tokenizer file {}: {}", path, std::strerror(errno));
-  require(in.peek() != std::ifstream::traits_type::eof(), "the tokenizer file {} is empty", path);
-  std::ostringstream all;
-  all << in.rdbuf();
-  require(in.good() && all.good(), "can't read the tokenizer file {}: {}", path,
-          std::strerror(errno));
-  return std::move(all).str();
+  std::string text(static_cast<std::size_t>(in.tellg()), '\0');
+  in.seekg(0);
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  require(in.good(), "can't read the tokenizer file {}: {}", path, std::strerror(errno));
+  require(!text.empty(), "the tokenizer file {} is empty", path);
+  return text;
 }
 
 Json parse_json(const std::string& path) {

@@ -47,7 +47,7 @@ T* row_of(const Heads& h, std::int64_t sample, std::int64_t position, std::int64
          head * h.head_stride;
 }
 
-/// Rows that will be packed next. A few are fetched into the second-level cache between products,
+/// Rows that will be packed next. A few are fetched into the cache between products,
 /// so that packing does not wait for memory: head rows lie far apart, where hardware does not look.
 class RowPrefetcher {
  public:
@@ -60,7 +60,7 @@ class RowPrefetcher {
   NEOX_INLINE void step(std::int64_t rows) {
     for (; rows > 0 && first_ < count_; --rows) {
       Range& r = ranges_[first_];
-      for (std::int64_t b = 0; b < r.bytes; b += 64) __builtin_prefetch(r.at + b, 0, 2);
+      for (std::int64_t b = 0; b < r.bytes; b += 64) __builtin_prefetch(r.at + b, 0, 3);
       r.at += r.stride;
       if (--r.count <= 0) ++first_;
     }

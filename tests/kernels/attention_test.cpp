@@ -75,7 +75,7 @@ struct Inputs {
   // Tensors are 0xff bytes (NaN) where no head lies, so that reading past a head shows.
   Tensor make(OwnedTensor& t, Shape shape) {
     t = OwnedTensor(shape, dtype);
-    std::memset(t.tensor.data, 0xff, t.tensor.bytes());
+    if (t.tensor.bytes() > 0) std::memset(t.tensor.data, 0xff, t.tensor.bytes());
     return t.tensor;
   }
   void place(const Case& c, OwnedTensor (&m)[3], Heads& hq, Heads& hk, Heads& hv) {
@@ -155,7 +155,7 @@ struct Inputs {
   void backward(AttentionKernels kernels = AttentionKernels::best) {
     const auto bytes = static_cast<std::int64_t>(cpu::attention_backward_workspace(problem));
     if (workspace.tensor.numel() != bytes) workspace = OwnedTensor({bytes}, DType::u8);
-    std::memset(workspace.tensor.data, 0xff, workspace.tensor.bytes());
+    if (bytes > 0) std::memset(workspace.tensor.data, 0xff, workspace.tensor.bytes());
     cpu::attention_backward(problem, q, k, v, out, lse, dout, dq, dk, dv, workspace, kernels);
   }
   // Everything computed, as bytes.

@@ -50,7 +50,7 @@ TEST(SimdMath, SigmoidAndNormalDistribution) {
   EXPECT_LT(worst_ulp([](Floats x) { return sigmoid(x); }, logistic, -87.0f, 87.0f), 2.6);
   EXPECT_LT(worst_ulp([](Floats x) { return normal(x).cdf; }, exact_cdf, -13.0f, 13.0f), 5.5);
   EXPECT_LT(worst_ulp([](Floats x) { return normal(x).cdf; }, exact_cdf, -13.0f, 13.0f, 0.25f),
-            2.6);
+            3.6);
   const auto density = [](double x) { return std::exp(-x * x / 2) / std::sqrt(2 * M_PI); };
   EXPECT_LT(worst_ulp([](Floats x) { return normal(x).density; }, density, -13.0f, 13.0f), 4.0);
 }
@@ -110,7 +110,11 @@ TEST(SimdMath, ConversionsEqualTheScalarOnesForEveryPattern) {
     store(brain, load(values));
     store(half, load(values));
     for (int k = 0; k < kLanes; ++k) {
-      ASSERT_EQ(brain[k].bits, bf16(values[k]).bits) << values[k];
+      // Denormals may be flushed.
+      const bool tiny = std::abs(values[k]) < std::numeric_limits<float>::min();
+      ASSERT_TRUE(brain[k].bits == bf16(values[k]).bits ||
+                  (tiny && static_cast<float>(brain[k]) == 0.0f))
+          << values[k];
       if (std::isnan(values[k])) {
         ASSERT_TRUE(std::isnan(static_cast<float>(half[k])));
       } else {
