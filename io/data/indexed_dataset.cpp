@@ -76,7 +76,7 @@ void check_prefix(const std::string& prefix) {
   std::error_code ignored;
   require(!prefix.empty(), "the path of the token files is empty: set data_path");
   if (fs::exists(prefix + ".idx", ignored)) {
-    require(fs::exists(prefix + ".bin", ignored),
+    require(fs::is_directory(prefix + ".idx", ignored) || fs::exists(prefix + ".bin", ignored),
             "'{0}.idx' has no '{0}.bin' beside it: copy that too, or make both with "
             "neox_preprocess",
             prefix);

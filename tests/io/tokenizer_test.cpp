@@ -321,7 +321,7 @@ TEST_F(TokenizerTest, RefusesWhatItCannotDo) {
     EXPECT_THAT(message, HasSubstr("tokenizer.json")) << bad.pointer;
   }
   EXPECT_THAT(error_of("{\"model\": "), HasSubstr("not valid JSON"));
-  EXPECT_THAT(error_of(""), HasSubstr("not valid JSON"));
+  EXPECT_THAT(error_of(""), HasSubstr("is empty"));
   EXPECT_THAT(error_of("[1]"), HasSubstr("no 'model'"));
 }
 
