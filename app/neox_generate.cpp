@@ -1,6 +1,7 @@
 // neox_generate: continues prompts with a trained model.
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <string>
@@ -28,17 +29,35 @@ Program describe_program() {
   return program;
 }
 
-std::vector<std::string> prompts_of(const GenerateConfig& g) {
-  if (g.sample_input_file.empty()) return {g.prompt};
-  std::ifstream in(g.sample_input_file);
-  require(in.good(), "cannot read the prompts in {} (generate.sample_input_file)",
-          g.sample_input_file);
-  std::vector<std::string> prompts;
-  for (std::string line; std::getline(in, line);) {
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (!line.empty()) prompts.push_back(line);
+// The prompts that don't come from the terminal, all of which the model takes.
+std::vector<std::string> prompts_of(const GenerateConfig& g, const InferenceModel& model) {
+  const std::string& file = g.sample_input_file;
+  if (file.empty()) {
+    model.check_prompt(g.prompt);
+    return {g.prompt};
   }
-  require(!prompts.empty(), "{} holds no prompts (one a line)", g.sample_input_file);
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  require(!fs::equivalent(file, g.sample_output_file, ignored),
+          "generate.sample_output_file = {} would replace the prompts; write to another file",
+          file);
+  std::ifstream in(file);
+  require(in.good() && !fs::is_directory(file, ignored),
+          "cannot read the prompts in {} (generate.sample_input_file)", file);
+  std::vector<std::string> prompts;
+  std::int64_t line_number = 0;
+  for (std::string line; std::getline(in, line);) {
+    ++line_number;
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (line.empty()) continue;
+    try {
+      model.check_prompt(line);
+    } catch (const Error& error) {
+      fail("{}:{}: {}", file, line_number, error.what());
+    }
+    prompts.push_back(line);
+  }
+  require(!prompts.empty(), "{} (generate.sample_input_file) holds no prompts (one a line)", file);
   return prompts;
 }
 
@@ -78,15 +97,17 @@ int generate(int argc, char** argv, MpiEnvironment& mpi) {
   const GenerateConfig& g = command.config.generate;
   set_verbose_errors(command.config.logging.verbose);
   InferenceModel model(command.config, command.origins);
-  SampleWriter writer(g.sample_output_file);
   std::uint64_t index = 0;
   if (g.interactive) {
+    SampleWriter writer(g.sample_output_file);
     for (std::string prompt; read_prompt(g.prompt_end, prompt);) {
       if (!prompt.empty()) writer.write(stream_sample(model, prompt, g, index++));
     }
     return 0;
   }
-  for (const std::string& prompt : prompts_of(g)) {
+  const std::vector<std::string> prompts = prompts_of(g, model);
+  SampleWriter writer(g.sample_output_file);
+  for (const std::string& prompt : prompts) {
     for (std::int64_t i = 0; i < g.num_samples; ++i) {
       if (index > 0) std::fputs("----\n", stdout);
       writer.write(stream_sample(model, prompt, g, index++));

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <thread>
 #include <unistd.h>
@@ -114,6 +115,12 @@ void check(CommandLine& line, const po::variables_map& given) {
   require(!training || !(line.preprocess.append_eod || line.split_lines),
           "--append-eod and --split-lines do not go with --train-tokenizer");
   require(!training || !line.train_tokenizer.empty(), "--train-tokenizer: the file name is empty");
+  for (const std::string& input : line.preprocess.inputs.files) {
+    std::error_code ignored;
+    require(!std::filesystem::equivalent(input, line.train_tokenizer, ignored),
+            "--train-tokenizer {} would replace the text given to --input; name another file",
+            line.train_tokenizer);
+  }
   require(!training || given.count("vocab-size") != 0, "--train-tokenizer needs --vocab-size");
   require(training || !line.preprocess.output_prefix.empty(), "--output-prefix is missing");
   require(training || !line.tokenizer_type.empty() || !line.vocab_file.empty(),

@@ -36,6 +36,7 @@ void set_up_logging(const Config& config, const MpiEnvironment& mpi) {
 }
 
 int train(int argc, char** argv, MpiEnvironment& mpi) {
+  require(argc > 1, "no configuration: give --config FILE (--help lists all options)");
   const ParsedCommand command = parse_command_line(argc, argv, describe_program());
   if (!command.answer.empty()) {
     if (mpi.rank() == 0) std::fputs(command.answer.c_str(), stdout);

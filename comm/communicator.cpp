@@ -153,6 +153,7 @@ void agree(Communicator& group, const std::string& what, const std::string& erro
   std::int64_t first = error.empty() ? kFine : group.rank();
   group.host_all_reduce(std::span(&first, 1), ReduceOp::min);
   if (first == kFine) return;
+  if (group.size() == 1) fail("{} failed: {}", what, error);
   std::int64_t failed = error.empty() ? 0 : 1;
   group.host_all_reduce(std::span(&failed, 1), ReduceOp::sum);
   const bool mine = group.rank() == first;

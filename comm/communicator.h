@@ -118,8 +118,8 @@ inline void Work::wait(Stream& stream) const {
 std::unique_ptr<Communicator> make_self_communicator();
 
 /// All ranks agree that everything went well. Each passes its own error text (empty = fine); when
-/// any is not empty, every rank throws the same Error: "<what> failed on rank R (host): text".
-/// Collective.
+/// any is not empty, every rank throws the same Error: "<what> failed on rank R (host): text"; a
+/// group of one: "<what> failed: text". Collective.
 void agree(Communicator& group, const std::string& what, const std::string& error);
 
 }  // namespace neox

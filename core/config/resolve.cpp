@@ -80,7 +80,7 @@ void check_model(const ModelConfig& m, Checker& c) {
           "needs model.gpt_j_residual = true");
 }
 
-void check_parallel(ParallelConfig& p, std::int64_t world_size, Checker& c) {
+void check_parallel(ParallelConfig& p, Checker& c) {
   if (p.pipe_parallel_size == 0) p.pipe_parallel_size = 1;  // GPT-NeoX's 0: no pipeline engine
   for (const char* key : {"parallel.pipe_parallel_size", "parallel.model_parallel_size"}) {
     const bool one =
@@ -89,13 +89,6 @@ void check_parallel(ParallelConfig& p, std::int64_t world_size, Checker& c) {
     c.check(one, key,
             "only data parallelism is implemented so far; set it to 1, and all ranks are used "
             "data-parallel");
-  }
-  const std::int64_t model_ranks = p.pipe_parallel_size * p.model_parallel_size;
-  if (world_size % model_ranks != 0) {
-    c.problem(
-        fmt::format("{} ranks cannot be divided by {} x {} = {}; start a multiple of {} ranks",
-                    world_size, c.quote("parallel.pipe_parallel_size"),
-                    c.quote("parallel.model_parallel_size"), model_ranks, model_ranks));
   }
 }
 
@@ -294,7 +287,7 @@ void resolve(Config& config, std::int64_t world_size, const Origins& origins) {
   checker.finish();  // cross-checks rely on every value being in its range
   result.model = with_derived_values(result.model);
   check_model(result.model, checker);
-  check_parallel(result.parallel, world_size, checker);
+  check_parallel(result.parallel, checker);
   if (result.parallel.pipe_parallel_size == 1 && result.parallel.model_parallel_size == 1) {
     resolve_batch(result.batch, data_parallel_size(result.parallel, world_size), checker);
   }

@@ -33,10 +33,12 @@ class Generator {
   GenerationEnd generate(std::span<const std::int32_t> prompt, const GenerationOptions& options,
                          const std::function<bool(std::int32_t)>& on_token);
 
+  /// Throws Error when the prompt is empty, too long, or has ids outside the vocabulary.
+  void check_prompt(std::span<const std::int32_t> prompt) const;
+
  private:
   std::span<const float> next_logits(std::span<const std::int32_t> tokens);
   void measure();
-  void check_prompt(std::span<const std::int32_t> prompt) const;
   Execution execution(const Backend& ops);
 
   Transformer& model_;

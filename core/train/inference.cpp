@@ -14,7 +14,8 @@ std::unique_ptr<CheckpointReader> open_checkpoint(Communicator& self, const Chec
   require(!where.empty(), "no checkpoint: give --checkpoint.load DIRECTORY or FILE.h5");
   if (where.ends_with(".h5")) return std::make_unique<CheckpointReader>(self, where);
   auto reader = c.iteration >= 0 ? open_step(self, where, c.iteration) : open_newest(self, where);
-  require(reader != nullptr, "checkpoint.load = {} holds no checkpoint", where);
+  require(reader != nullptr, "checkpoint.{} = {} holds no checkpoint; correct the path",
+          c.load.empty() ? "save" : "load", where);
   return reader;
 }
 
@@ -50,6 +51,11 @@ InferenceModel::InferenceModel(const Config& config, const Origins& origins)
   require(!t.vocab_file.empty() || t.tokenizer_type == "CharLevelTokenizer",
           "the run of {} had no tokenizer; give --tokenizer.vocab_file", reader->path());
   tokenizer_ = load_tokenizer(t.tokenizer_type, t.vocab_file, t.merge_file);
+  require(tokenizer_->vocab_size() <= stored.model.vocab_size,
+          "the tokenizer {} has {} tokens, but the model of {} has a vocabulary of {}; give the "
+          "tokenizer that it was trained with (tokenizer.vocab_file)",
+          t.vocab_file.empty() ? t.tokenizer_type : t.vocab_file, tokenizer_->vocab_size(),
+          reader->path(), stored.model.vocab_size);
   const DType precision =
       any_set(origins, "precision.") ? config.precision.precision : stored.precision.precision;
   model_.emplace(stored.model);
@@ -59,22 +65,31 @@ InferenceModel::InferenceModel(const Config& config, const Origins& origins)
   log_info("{} (step {})", reader->path(), reader->info().step);
 }
 
+std::vector<std::int32_t> InferenceModel::encode(const std::string& prompt) const {
+  std::vector<std::int32_t> tokens = tokenizer_->encode(prompt);
+  if (tokens.empty()) {
+    const std::optional<std::int32_t> eod = tokenizer_->eod_id();
+    require(eod.has_value(),
+            "an empty prompt starts from the end-of-document token, which this tokenizer "
+            "does not have; give a prompt");
+    tokens.push_back(*eod);
+  }
+  return tokens;
+}
+
+void InferenceModel::check_prompt(const std::string& prompt) const {
+  generator_->check_prompt(encode(prompt));
+}
+
 GeneratedSample InferenceModel::generate(const std::string& prompt, const GenerateConfig& options,
                                          std::uint64_t stream,
                                          const std::function<void(std::string_view)>& on_bytes) {
   const auto start = std::chrono::steady_clock::now();
-  std::vector<std::int32_t> tokens = tokenizer_->encode(prompt);
-  const std::int32_t eod = tokenizer_->eod_id().value_or(-1);
-  if (tokens.empty()) {
-    require(eod >= 0,
-            "an empty prompt starts from the end-of-document token, which this tokenizer "
-            "does not have; give a prompt");
-    tokens.push_back(eod);
-  }
+  const std::vector<std::int32_t> tokens = encode(prompt);
   GenerationOptions generation;
   generation.sampling = {options.temperature, options.top_k, options.top_p};
   generation.maximum_tokens = options.maximum_tokens;
-  generation.stop_token = eod;
+  generation.stop_token = tokenizer_->eod_id().value_or(-1);
   generation.seed = seed_;
   generation.stream = stream;
   generation.recompute = options.recompute;

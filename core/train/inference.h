@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "comm/communicator.h"
 #include "core/config/config.h"
@@ -32,6 +33,9 @@ class InferenceModel {
   /// precision are the checkpoint's unless `origins` says that they were set. Throws Error.
   InferenceModel(const Config& config, const Origins& origins);
 
+  /// Throws Error when generate() would not take `prompt`.
+  void check_prompt(const std::string& prompt) const;
+
   /// Continues `prompt` (empty: starts from the end-of-document token); `on_bytes` sees the text's
   /// bytes as they are produced. `stream` numbers the sample.
   GeneratedSample generate(const std::string& prompt, const GenerateConfig& options,
@@ -39,6 +43,8 @@ class InferenceModel {
                            const std::function<void(std::string_view)>& on_bytes);
 
  private:
+  std::vector<std::int32_t> encode(const std::string& prompt) const;
+
   std::unique_ptr<Communicator> self_;
   std::unique_ptr<Backend> ops_;
   std::unique_ptr<Stream> stream_;

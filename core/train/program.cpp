@@ -88,7 +88,8 @@ void set_verbose_errors(bool verbose) {
 }
 
 std::string describe_current_exception(const std::string& name, int rank, bool verbose) {
-  std::string text = rank < 0 ? name + ": " : fmt::format("{}: rank {}: ", name, rank);
+  const std::string start = rank < 0 ? name + ": " : fmt::format("{}: rank {}: ", name, rank);
+  std::string text = start;
   try {
     throw;
   } catch (const Error& e) {
@@ -105,6 +106,10 @@ std::string describe_current_exception(const std::string& name, int rank, bool v
     text += fmt::format("internal error: {}", e.what());
   } catch (...) {
     text += "internal error: an exception of unknown type";
+  }
+  // Several mistakes are several lines; each must stand on its own among the lines of other ranks.
+  for (std::size_t at = 0; (at = text.find('\n', at)) != std::string::npos;) {
+    text.insert(++at, start);
   }
   return text;
 }

@@ -26,7 +26,8 @@ int run_mpi_program(const std::string& name, int argc, char** argv, const MpiPro
 /// file.
 void set_verbose_errors(bool verbose);
 
-/// "<name>: <message>[ (<file>:<line>)]"; `rank` < 0: not named. For the exception being handled.
+/// "<name>: <message>[ (<file>:<line>)]"; `rank` < 0: not named; every line of the message begins
+/// with the name. For the exception being handled.
 std::string describe_current_exception(const std::string& name, int rank, bool verbose);
 
 }  // namespace neox

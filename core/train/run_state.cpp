@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <fmt/ranges.h>
+
 #include "core/base/log.h"
 #include "core/config/describe.h"
 #include "core/config/parse.h"
@@ -171,10 +173,10 @@ Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optim
                   LoadScope scope, const Backend& ops, Stream& stream) {
   const auto differences = compare_architecture(stored_config(reader).model, model.config());
   if (!differences.empty()) {
-    std::string text;
-    for (const auto& line : differences) text += "\n  " + line;
-    fail("the checkpoint {} is of another model (checkpoint / configuration):{}", reader.path(),
-         text);
+    fail(
+        "the checkpoint {} is of another model (in the checkpoint / configured): {}; configure the "
+        "checkpoint's model, or set checkpoint.save and checkpoint.load to other directories",
+        reader.path(), fmt::join(differences, ", "));
   }
   ParameterStore& store = model.parameters();
   const bool training = store.mode() == StoreMode::training;

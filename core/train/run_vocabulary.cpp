@@ -14,7 +14,7 @@ void complete_from_tokenizer(Config& config) {
     if (config.model.vocab_size == 0) config.model.vocab_size = size;
     require(size <= config.model.vocab_size,
             "the tokenizer {} has {} tokens, but model.vocab_size is {}; raise it or leave it out",
-            t.vocab_file, size, config.model.vocab_size);
+            t.vocab_file.empty() ? t.tokenizer_type : t.vocab_file, size, config.model.vocab_size);
     if (config.data.eod_token < 0) config.data.eod_token = tokenizer->eod_id().value_or(-1);
   }
   require(config.model.vocab_size > 0,

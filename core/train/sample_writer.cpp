@@ -1,17 +1,28 @@
 #include "core/train/sample_writer.h"
 
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
 #include <nlohmann/json.hpp>
 
 namespace neox {
 
 SampleWriter::SampleWriter(const std::string& path) : path_(path) {
   if (path.empty()) return;
-  out_.open(path);
-  require(out_.good(), "cannot write {} (generate.sample_output_file)", path);
+  std::error_code ignored;
+  const bool existed = std::filesystem::exists(path, ignored);
+  errno = 0;
+  out_.open(path, std::ios::app);
+  require(out_.good(), "cannot write generate.sample_output_file = {}: {}", path,
+          std::strerror(errno));
+  if (!existed) std::filesystem::remove(path, ignored);
+  out_.close();
 }
 
 void SampleWriter::write(const GeneratedSample& sample) {
   if (path_.empty()) return;
+  if (!out_.is_open()) out_.open(path_);
   nlohmann::ordered_json line;
   line["context"] = sample.context;
   line["text"] = sample.text;

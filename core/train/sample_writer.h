@@ -11,7 +11,8 @@ namespace neox {
 /// GPT-NeoX's generation files).
 class SampleWriter {
  public:
-  /// `path` empty: writes nothing. Throws Error when the file can't be written.
+  /// `path` empty: writes nothing. Throws Error when the file can't be written. An older file is
+  /// replaced at the first write, not before.
   explicit SampleWriter(const std::string& path);
   void write(const GeneratedSample& sample);
 

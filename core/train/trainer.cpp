@@ -61,9 +61,12 @@ Trainer::Trainer(Communicator& group, const Config& config, std::string config_t
   reducer_.emplace(model_.parameters(), group_, *stream_,
                    static_cast<std::int64_t>(config_.parallel.gradient_bucket_mb * 1024 * 1024));
   start();
-  print_summary();
+  if (!config_.checkpoint.save.empty()) {
+    prepare_checkpoint_directory(group_, config_.checkpoint.save);
+  }
   log_ = std::make_unique<TrainingLog>(config_, group_, progress_.step,
                                        model_.flops_per_token(config_.model.seq_length));
+  print_summary();
 }
 
 Trainer::~Trainer() = default;

@@ -29,22 +29,45 @@ struct TrainingLog::State {
   MetricLog metrics;
 };
 
-TrainingLog::TrainingLog(const Config& config, const Communicator& group, std::int64_t first_step,
-                         double flops_per_token) {
-  if (group.rank() != 0) {
-    ProgressBar::clear_before_log_lines();
-    return;
-  }
-  state_ = std::make_unique<State>(config, first_step, flops_per_token, group.size());
-  const std::string& folder = config.logging.log_dir;
-  if (folder.empty()) return;
+namespace {
+
+void create_folder(const char* option, const std::string& folder) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
-  require(!error, "cannot create the log folder {}: {}", folder, error.message());
-  add_log_file(folder + "/train.log");
-  state_->metrics.add(make_jsonl_sink(folder + "/metrics.jsonl", first_step));
-  if (!config.logging.tensorboard_dir.empty()) {
-    state_->metrics.add(make_tensorboard_sink(config.logging.tensorboard_dir, first_step));
+  require(!error, "cannot create {} = {}: {}; choose a directory that you may write to", option,
+          folder, error.message());
+}
+
+}  // namespace
+
+TrainingLog::TrainingLog(const Config& config, Communicator& group, std::int64_t first_step,
+                         double flops_per_token) {
+  std::string problem;
+  try {
+    if (group.rank() == 0) {
+      state_ = std::make_unique<State>(config, first_step, flops_per_token, group.size());
+      open_sinks(config.logging, first_step);
+    } else {
+      ProgressBar::clear_before_log_lines();
+    }
+  } catch (const std::exception& error) {
+    problem = error.what();
+  }
+  agree(group, "opening the logs", problem);
+}
+
+void TrainingLog::open_sinks(const LoggingConfig& logging, std::int64_t first_step) {
+  const std::string& folder = logging.log_dir;
+  const std::string& tensorboard = logging.tensorboard_dir;
+  // Both folders before any file: a folder that can't be written leaves no logs elsewhere.
+  if (!folder.empty()) create_folder("logging.log_dir", folder);
+  if (!tensorboard.empty()) create_folder("logging.tensorboard_dir", tensorboard);
+  if (!folder.empty()) {
+    add_log_file(folder + "/train.log");
+    state_->metrics.add(make_jsonl_sink(folder + "/metrics.jsonl", first_step));
+  }
+  if (!tensorboard.empty()) {
+    state_->metrics.add(make_tensorboard_sink(tensorboard, first_step));
   }
 }
 

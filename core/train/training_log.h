@@ -24,7 +24,8 @@ struct StepMeasurement {
 class TrainingLog {
  public:
   /// `first_step`: steps already done; what an earlier start of the run logged after it is dropped.
-  TrainingLog(const Config& config, const Communicator& group, std::int64_t first_step,
+  /// Collective; throws the same Error everywhere when a log can't be written.
+  TrainingLog(const Config& config, Communicator& group, std::int64_t first_step,
               double flops_per_token);
   ~TrainingLog();
 
@@ -34,6 +35,8 @@ class TrainingLog {
   void activity(const std::string& what);
 
  private:
+  void open_sinks(const LoggingConfig& logging, std::int64_t first_step);
+
   struct State;
   std::unique_ptr<State> state_;
 };

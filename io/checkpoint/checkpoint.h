@@ -131,6 +131,10 @@ std::unique_ptr<CheckpointReader> open_newest(Communicator& group, const std::st
 std::unique_ptr<CheckpointReader> open_step(Communicator& group, const std::string& directory,
                                             std::int64_t step);
 
+/// Creates the directory, or throws the Error that a save would meet there: so that a run learns it
+/// before its first step. Collective.
+void prepare_checkpoint_directory(Communicator& group, const std::string& directory);
+
 /// Removes temporary files of dead jobs (this job's own, or older than a day). Collective; called
 /// by save_checkpoint too, at the first save of a run in a directory.
 void clean_checkpoint_directory(Communicator& group, const std::string& directory);

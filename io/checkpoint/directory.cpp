@@ -142,6 +142,8 @@ void write_latest(const std::string& directory, const std::string& file_name) {
 std::vector<FoundCheckpoint> find_checkpoints(const std::string& directory) {
   std::vector<FoundCheckpoint> found;
   std::error_code error;
+  require(!fs::is_regular_file(directory, error),
+          "{} is a file; give the directory that holds the checkpoints", directory);
   for (const auto& entry : fs::directory_iterator(directory, error)) {
     if (const auto step = step_of(entry.path().filename().string())) {
       found.push_back({*step, entry.path().string()});

@@ -366,20 +366,23 @@ std::vector<FoundCheckpoint> find_on_rank_0(Communicator& group, const std::stri
 }  // namespace
 
 std::unique_ptr<CheckpointReader> open_newest(Communicator& group, const std::string& directory) {
-  std::string reasons;
+  std::string newest_reason;
+  std::int64_t damaged = 0;
   for (const FoundCheckpoint& found : find_on_rank_0(group, directory)) {
     try {
       auto reader = std::make_unique<CheckpointReader>(group, found.path);
       reader->verify();
       return reader;
     } catch (const Error& error) {
-      reasons += fmt::format("\n  step {}: {}", found.step, error.what());
+      if (++damaged == 1) newest_reason = error.what();
       if (group.rank() == 0) log_warning("skipping step {}: {}", found.step, error.what());
     }
   }
-  require(reasons.empty(),
-          "no checkpoint in {} can be loaded; move them away to start a new run there:{}",
-          directory, reasons);
+  require(
+      damaged == 0,
+      "none of the {} checkpoints in {} can be loaded (the newest: {}); move them away to start "
+      "a new run there",
+      damaged, directory, newest_reason);
   return nullptr;
 }
 

@@ -333,6 +333,12 @@ void commit(Communicator& group, StagedFile& staged, const std::vector<std::uint
 
 }  // namespace
 
+void prepare_checkpoint_directory(Communicator& group, const std::string& directory) {
+  collectively(group, "preparing checkpoint.save", [&] {
+    if (group.rank() == 0) prepare_directory(directory);
+  });
+}
+
 SaveReport save_checkpoint(Communicator& group, const std::string& directory,
                            std::span<const CheckpointTensor> tensors, const CheckpointInfo& info,
                            const SaveOptions& options) {

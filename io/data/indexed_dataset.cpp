@@ -75,7 +75,13 @@ void check_prefix(const std::string& prefix) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   require(!prefix.empty(), "the path of the token files is empty: set data_path");
-  if (fs::exists(prefix + ".idx", ignored)) return;
+  if (fs::exists(prefix + ".idx", ignored)) {
+    require(fs::exists(prefix + ".bin", ignored),
+            "'{0}.idx' has no '{0}.bin' beside it: copy that too, or make both with "
+            "neox_preprocess",
+            prefix);
+    return;
+  }
   for (const char* suffix : {".idx", ".bin"}) {
     if (prefix.ends_with(suffix) && fs::exists(prefix, ignored)) {
       fail("no file '{}.idx': data paths are given without the ending, here '{}'", prefix,

@@ -108,6 +108,11 @@ void check_keys(const std::vector<std::string>& keys) {
   }
 }
 
+std::string name_inputs(const TextInputs& inputs) {
+  const std::size_t more = inputs.files.size() - 1;
+  return more == 0 ? inputs.files[0] : fmt::format("{} and {} more", inputs.files[0], more);
+}
+
 void check_workers(int workers) {
   require(workers >= 1 && workers <= 1024, "--workers {}: expected 1 to 1024 threads", workers);
 }
@@ -137,7 +142,8 @@ PreprocessProgress preprocess(const PreprocessOptions& options, const Tokenizer&
   pipeline.run(options.inputs.workers);
   for (std::size_t key = 0; key < writers.size(); ++key) {
     require(writers[key]->num_documents() > 0,
-            "the inputs have no text{}: nothing to write ({} empty documents)",
+            "the inputs ({}) have no text{}: nothing to write ({} empty documents)",
+            name_inputs(options.inputs),
             writers.size() > 1 ? fmt::format(" under key '{}'", options.inputs.keys[key]) : "",
             progress.empty_documents);
   }
@@ -179,7 +185,8 @@ WordCounts count_words(const TextInputs& inputs, const PreprocessReport& report)
                                                         if (report) report(progress);
                                                       });
   pipeline.run(inputs.workers);
-  require(progress.text_bytes > 0, "the inputs have no text to learn from");
+  require(progress.text_bytes > 0, "the inputs ({}) have no text to learn from",
+          name_inputs(inputs));
   for (std::size_t i = 1; i < counts.size(); ++i) {
     counts[0].merge(counts[i]);
     counts[i] = WordCounts();

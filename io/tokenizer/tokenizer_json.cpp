@@ -1,5 +1,7 @@
 // Reads Hugging Face's tokenizer.json and GPT-2's vocab.json + merges.txt.
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -63,14 +65,17 @@ struct Node {
 };
 
 std::string read_file(const std::string& path) {
-  require(!std::filesystem::is_directory(path),
+  std::error_code ignored;
+  require(!std::filesystem::is_directory(path, ignored),
           "{} is a directory; the tokenizer must be a file (tokenizer.json)", path);
+  errno = 0;
   std::ifstream in(path, std::ios::binary | std::ios::ate);
-  require(in.good(), "can't open the tokenizer file {}", path);
+  require(in.good(), "can't open the tokenizer file {}: {}", path, std::strerror(errno));
   std::string text(static_cast<std::size_t>(in.tellg()), '\0');
   in.seekg(0);
   in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  require(in.good(), "can't read the tokenizer file {}", path);
+  require(in.good(), "can't read the tokenizer file {}: {}", path, std::strerror(errno));
+  require(!text.empty(), "the tokenizer file {} is empty", path);
   return text;
 }
 
@@ -78,7 +83,8 @@ Json parse_json(const std::string& path) {
   try {
     return Json::parse(read_file(path));
   } catch (const Json::parse_error& error) {
-    fail("{}: not valid JSON: {}", path, error.what());
+    const std::string_view what = error.what();  // "[json.exception.parse_error.101] …"
+    fail("{}: not valid JSON: {}", path, what.substr(std::min(what.find("] ") + 2, what.size())));
   }
 }
 

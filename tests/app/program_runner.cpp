@@ -40,12 +40,11 @@ std::string Workspace::read(const std::string& name) const {
 CommandResult Workspace::run(const std::string& command, const std::string& folder) const {
   fs::create_directories(path_ / folder);
   // mpirun refuses root unless told twice; more ranks than cores must not spin.
-  write(".command",
-        "export PATH=" NEOX_BINARY_DIR
-        "/bin:$PATH\n"
-        "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1\n"
-        "export OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1\n" +
-            command + "\n");
+  write(".command", "export PATH=" NEOX_BINARY_DIR
+                    "/bin:$PATH\n"
+                    "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1\n"
+                    "export OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1\n" +
+                        command + "\n");
   const std::string shell =
       fmt::format("cd '{}' && timeout 300 bash '{}' > '{}' 2> '{}' < /dev/null",
                   (path_ / folder).string(), file(".command"), file(".out"), file(".err"));

@@ -205,7 +205,7 @@ TEST_F(CheckpointTest, FileSizeLimitIsAnError) {
     setrlimit(RLIMIT_FSIZE, &small);
     const std::string message = error_of([&] { save(2); });
     setrlimit(RLIMIT_FSIZE, &before);
-    EXPECT_THAT(message, HasSubstr("step 2 failed on rank 0")) << limit;
+    EXPECT_THAT(message, HasSubstr("step 2 failed")) << limit;
     EXPECT_THAT(files(), ::testing::ElementsAre("latest", "step0000000001.h5"));
   }
   std::signal(SIGXFSZ, old_handler);
