@@ -121,6 +121,8 @@ void check(CommandLine& line, const po::variables_map& given) {
             "--train-tokenizer {} would replace the text given to --input; name another file",
             line.train_tokenizer);
   }
+  require(line.trainer.min_frequency >= 0, "--min-frequency {}: expected 0 or more",
+          line.trainer.min_frequency);
   require(!training || given.count("vocab-size") != 0, "--train-tokenizer needs --vocab-size");
   require(training || !line.preprocess.output_prefix.empty(), "--output-prefix is missing");
   require(training || !line.tokenizer_type.empty() || !line.vocab_file.empty(),
@@ -250,6 +252,9 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     return neox::run(argc, argv);
+  } catch (const boost::program_options::too_many_positional_options_error&) {
+    fmt::print(stderr, "neox_preprocess: an argument belongs to no option; files go to --input\n");
+    return 1;
   } catch (const std::exception& error) {
     fmt::print(stderr, "neox_preprocess: {}\n", error.what());
     return 1;

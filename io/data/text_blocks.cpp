@@ -18,8 +18,11 @@ namespace dom = simdjson::dom;
 constexpr std::size_t kMaxDocument = (std::size_t{1} << 31) - 1;
 
 std::vector<std::string> expand(const std::string& input) {
-  require(fs::exists(input), "the input {} does not exist", input);
-  if (!fs::is_directory(input)) return {input};
+  std::error_code error;
+  const fs::file_status status = fs::status(input, error);
+  require(status.type() != fs::file_type::not_found, "the input {} does not exist", input);
+  require(!error, "the input {} cannot be read: {}", input, error.message());
+  if (!fs::is_directory(status)) return {input};
   std::vector<std::string> files;
   for (const auto& entry : fs::directory_iterator(input)) {
     const std::string name = entry.path().filename();
