@@ -56,13 +56,13 @@ void Transformer::commit(const Backend& ops, Stream& stream, DType compute, Stor
   }
 }
 
-Context Transformer::context(const Execution& run, const MicroBatchView& batch,
-                             bool training) const {
+Context Transformer::context(const Execution& run, const MicroBatchView& batch, bool training,
+                             Arena& keep) const {
   require(batch.seq <= model_.max_position_embeddings,
           "a sequence of {} tokens exceeds max_position_embeddings = {}", batch.seq,
           model_.max_position_embeddings);
-  return {run.ops, run.stream, store_,         run.keep,         run.scratch,
-          batch,   training,   run.accumulate, run.dropout_seed, run.step};
+  return {run.ops,  run.stream,     store_,           keep,    run.scratch, batch,
+          training, run.accumulate, run.dropout_seed, run.step};
 }
 
 ConstTensor Transformer::output_weight() const {
@@ -128,7 +128,7 @@ void Transformer::head_loss(const Context& ctx, ConstTensor x, std::int64_t chun
 void Transformer::forward_backward(const Execution& run, const MicroBatchView& batch, Tensor losses,
                                    GradientObserver* observer) {
   const ArenaScope keep_scope(run.keep), scratch_scope(run.scratch);
-  const Context ctx = context(run, batch, true);
+  const Context ctx = context(run, batch, true, run.keep);
   const Shape shape{batch.rows(), model_.hidden_size};
   Tensor x = run.keep.take(shape, ctx.dtype());
   embed(ctx, x);
@@ -137,8 +137,7 @@ void Transformer::forward_backward(const Execution& run, const MicroBatchView& b
     const Tensor y = run.keep.take(shape, ctx.dtype());
     if (run.recompute_blocks) {
       const ArenaScope drop(run.recompute);
-      const Context dropped{run.ops, run.stream, store_,         run.recompute,    run.scratch,
-                            batch,   true,       run.accumulate, run.dropout_seed, run.step};
+      const Context dropped = context(run, batch, true, run.recompute);
       blocks_[i].forward(dropped, rotary_, x, y, saved_[i]);
     } else {
       blocks_[i].forward(ctx, rotary_, x, y, saved_[i]);
@@ -153,8 +152,7 @@ void Transformer::forward_backward(const Execution& run, const MicroBatchView& b
   for (std::size_t i = blocks_.size(); i-- > 0;) {
     if (run.recompute_blocks) {
       const ArenaScope drop(run.recompute), output(run.scratch);
-      const Context again{run.ops, run.stream, store_,         run.recompute,    run.scratch,
-                          batch,   true,       run.accumulate, run.dropout_seed, run.step};
+      const Context again = context(run, batch, true, run.recompute);
       blocks_[i].forward(again, rotary_, inputs_[i], run.scratch.take(shape, ctx.dtype()),
                          saved_[i]);
       blocks_[i].backward(again, rotary_, gradient, saved_[i], gradient);
@@ -167,36 +165,34 @@ void Transformer::forward_backward(const Execution& run, const MicroBatchView& b
   if (observer != nullptr) observer->block_ready(0);
 }
 
-void Transformer::evaluate(const Execution& run, const MicroBatchView& batch, Tensor losses) {
-  const ArenaScope keep_scope(run.keep);
-  const Context ctx = context(run, batch, false);
-  const Shape shape{batch.rows(), model_.hidden_size};
-  Tensor x = run.keep.take(shape, ctx.dtype()), y = run.keep.take(shape, ctx.dtype());
+Tensor Transformer::forward_only(const Context& ctx, std::vector<Tensor>* residuals) {
+  const Shape shape{ctx.batch.rows(), model_.hidden_size};
+  Tensor x = ctx.keep.take(shape, ctx.dtype()), y = ctx.keep.take(shape, ctx.dtype());
   embed(ctx, x);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const ArenaScope drop(run.keep);
+    const ArenaScope drop(ctx.keep);
     blocks_[i].forward(ctx, rotary_, x, y, saved_[i]);
     std::swap(x, y);
+    if (residuals != nullptr) copy(ctx.stream, x, (*residuals)[i]);
   }
-  head_loss(ctx, x, run.loss_chunk, losses, {});
+  return x;
+}
+
+void Transformer::evaluate(const Execution& run, const MicroBatchView& batch, Tensor losses) {
+  const ArenaScope keep_scope(run.keep);
+  const Context ctx = context(run, batch, false, run.keep);
+  head_loss(ctx, forward_only(ctx, nullptr), run.loss_chunk, losses, {});
 }
 
 void Transformer::logits(const Execution& run, const MicroBatchView& batch, Tensor out,
                          std::vector<Tensor>* residuals) {
   const ArenaScope keep_scope(run.keep), scratch_scope(run.scratch);
-  const Context ctx = context(run, batch, false);
-  const Shape shape{batch.rows(), model_.hidden_size};
-  Tensor x = run.keep.take(shape, ctx.dtype()), y = run.keep.take(shape, ctx.dtype());
-  embed(ctx, x);
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const ArenaScope drop(run.keep);
-    blocks_[i].forward(ctx, rotary_, x, y, saved_[i]);
-    std::swap(x, y);
-    if (residuals != nullptr) copy(run.stream, x, (*residuals)[i]);
-  }
+  const Context ctx = context(run, batch, false, run.keep);
+  const Tensor x = forward_only(ctx, residuals);
+  const Tensor normed = run.scratch.take(x.shape, ctx.dtype());
   Norm::Saved unused;
-  final_norm_->forward(ctx, x, y, unused);
-  run.ops.linear(run.stream, y, output_weight(), {}, out);
+  final_norm_->forward(ctx, x, normed, unused);
+  run.ops.linear(run.stream, normed, output_weight(), {}, out);
 }
 
 void Transformer::next_token_logits(const Execution& run, const MicroBatchView& batch,
@@ -204,7 +200,7 @@ void Transformer::next_token_logits(const Execution& run, const MicroBatchView& 
   require(caches.size() == blocks_.size(), "internal error: {} KV caches for {} layers",
           caches.size(), blocks_.size());
   const ArenaScope keep_scope(run.keep), scratch_scope(run.scratch);
-  const Context ctx = context(run, batch, false);
+  const Context ctx = context(run, batch, false, run.keep);
   const Shape shape{batch.rows(), model_.hidden_size};
   Tensor x = run.keep.take(shape, ctx.dtype()), y = run.keep.take(shape, ctx.dtype());
   embed(ctx, x);

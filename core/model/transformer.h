@@ -70,10 +70,14 @@ class Transformer {
   double flops_per_token(std::int64_t seq) const;
 
  private:
-  Context context(const Execution& run, const MicroBatchView& batch, bool training) const;
+  /// `keep`: where what backward needs goes, run.keep or run.recompute.
+  Context context(const Execution& run, const MicroBatchView& batch, bool training,
+                  Arena& keep) const;
+  /// The residual stream after the last block, without dropout; valid until ctx.keep is released.
+  Tensor forward_only(const Context& ctx, std::vector<Tensor>* residuals);
   void embed(const Context& ctx, Tensor y) const;
   void embed_backward(const Context& ctx, Tensor dy) const;
-  /// Final norm and output layer; f32 logits of `rows`.
+  /// Final norm, output layer and loss, `chunk` tokens at a time; with dx also their backward.
   void head_loss(const Context& ctx, ConstTensor x, std::int64_t chunk, Tensor losses, Tensor dx);
   ConstTensor output_weight() const;
   void check() const;

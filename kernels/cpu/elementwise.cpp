@@ -13,23 +13,20 @@ using simd::Floats;
 /// Dropout of one operand of a row; compiled away when there is none.
 template <bool Active>
 struct RowDropout {
-  explicit RowDropout(const Dropout&) {}
-  std::int64_t prepare(std::int64_t, std::int64_t) { return INT64_MAX; }
+  RowDropout(const Dropout&, std::int64_t, std::int64_t) {}
+  std::int64_t prepare(std::int64_t) const { return INT64_MAX; }
   Floats apply(std::int64_t, Floats x) const { return x; }
-  void begin_row(std::int64_t, std::int64_t) {}
 };
 template <>
 struct RowDropout<true> {
-  explicit RowDropout(const Dropout& d) : dropout(d), draws(d) {}
-  void begin_row(std::int64_t row, std::int64_t width) {
-    base = simd::first_element(dropout, row, width);
-  }
-  /// Draws for columns from `column` on; returns how many.
-  std::int64_t prepare(std::int64_t column, std::int64_t) { return draws.prepare(base + column); }
+  RowDropout(const Dropout& dropout, std::int64_t row, std::int64_t width)
+      : draws(dropout), base(simd::first_element(dropout, row, width)) {}
+  /// Makes ready the draws of columns [column, column + n) and returns n.
+  std::int64_t prepare(std::int64_t column) { return draws.prepare(base + column); }
+  /// Dropout of the lanes whose first is `offset` columns after the last prepare()'s.
   Floats apply(std::int64_t offset, Floats x) const { return draws.apply(offset, x); }
-  const Dropout& dropout;
   simd::DropoutDraws draws;
-  std::int64_t base = 0;
+  std::int64_t base;
 };
 
 struct SumArguments {
@@ -47,14 +44,11 @@ void dropout_sum(const SumArguments& args) {
   const T* b = HasB ? args.b.ptr<T>() : nullptr;
   T* y = args.y.ptr<T>();
   parallel_rows(rows, width, [&](std::int64_t row) {
-    RowDropout<DropA> drop_a(args.dropout_a);
-    RowDropout<DropB> drop_b(args.dropout_b);
-    drop_a.begin_row(row, width);
-    drop_b.begin_row(row, width);
+    RowDropout<DropA> drop_a(args.dropout_a, row, width);
+    RowDropout<DropB> drop_b(args.dropout_b, row, width);
     const std::int64_t at = row * width;
     for (std::int64_t begin = 0; begin < width;) {
-      const std::int64_t ready =
-          std::min(drop_a.prepare(begin, width), drop_b.prepare(begin, width));
+      const std::int64_t ready = std::min(drop_a.prepare(begin), drop_b.prepare(begin));
       const std::int64_t end = width - begin < ready ? width : begin + ready;
       simd::vector_for(begin, end, [&](auto lanes, std::int64_t i) {
         Floats sum = drop_a.apply(i - begin, lanes.load(a + at + i));

@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "core/model/hf_mapping.h"
+#include "core/model/hf_import.h"
 #include "core/model/init.h"
 #include "core/optim/optimizer.h"
 #include "tests/optim/model_fixture.h"
@@ -55,13 +55,14 @@ class Parity : public ::testing::TestWithParam<const char*> {
       : name_(GetParam()),
         file_(std::string(kFixtures) + name_ + ".h5"),
         json_(nlohmann::json::parse(read_text(std::string(kFixtures) + name_ + ".json"))) {
-    const std::string where = std::string(kFixtures) + name_ + "_hf/config.json";
-    hf_ = model_from_hf_config(read_text(where), where);
+    hf_ = read_hf_model(hf_folder());
     batch_ = json_.at("batch").get<std::int64_t>();
     seq_ = json_.at("seq").get<std::int64_t>();
     ids_ = file_.ints("/input_ids");
     labels_ = file_.ints("/labels");
   }
+
+  std::string hf_folder() const { return std::string(kFixtures) + name_ + "_hf"; }
 
   // Our layout of the tensors below `group`.
   std::vector<float> expected(const std::string& group, const ParameterSpec& spec) const {
@@ -145,6 +146,17 @@ TEST_P(Parity, LogitsHiddenStatesAndLoss) {
   }
   EXPECT_NEAR(test.forward_backward(), json_.at("loss").get<double>(), 1e-5);
   EXPECT_LE(relative_error(test.losses(), file_.floats("/token_losses")), 1e-5);
+}
+
+TEST_P(Parity, HuggingFaceFolderHoldsTheSameModel) {
+  TestModel test(hf_.model, batch_, seq_);
+  load_hf_weights(hf_folder(), hf_.family, test.model, *test.ops, *test.stream);
+  set_batch(test, 0);
+  EXPECT_LE(relative_error(test.logits(), file_.floats("/logits")), 1e-5);
+  EXPECT_THROW(
+      load_hf_weights(hf_folder() + "/nowhere", hf_.family, test.model, *test.ops, *test.stream),
+      Error);
+  EXPECT_THROW(read_hf_model(hf_folder() + "/nowhere"), Error);
 }
 
 TEST_P(Parity, Gradients) {
