@@ -188,6 +188,12 @@ double Trainer::evaluate() {
 
 void Trainer::save() {
   if (config_.checkpoint.save.empty() || last_saved_step_ == progress_.step) return;
+  if (skipped_steps_ >
+      0) {  // the weights may be damaged: good checkpoints must not make room for them
+    log_warning("step {}: no checkpoint is written while loss or gradient are not finite",
+                progress_.step);
+    return;
+  }
   const SaveReport report = save_run(group_, model_, *optimizer_, config_, config_text_, progress_);
   log_->activity("");
   last_saved_step_ = progress_.step;
@@ -242,6 +248,11 @@ StopReason Trainer::run() {
     }
   }
   save();
+  require(
+      skipped_steps_ == 0,
+      "training ended with a loss or gradient that is not finite; the last {} of {} steps changed "
+      "nothing. Lower optimizer.lr (now {}) and resume from an earlier checkpoint",
+      skipped_steps_, last, config_.optimizer.lr);
   return StopReason::finished;
 }
 
