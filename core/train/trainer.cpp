@@ -251,7 +251,7 @@ StopReason Trainer::run() {
   require(
       skipped_steps_ == 0,
       "training ended with a loss or gradient that is not finite; the last {} of {} steps changed "
-      "nothing. Lower optimizer.lr (now {}) and resume from an earlier checkpoint",
+      "nothing; lower optimizer.lr (now {}) and resume from an earlier checkpoint",
       skipped_steps_, last, config_.optimizer.lr);
   return StopReason::finished;
 }

@@ -141,6 +141,13 @@ TEST_F(Training, SigtermSavesAndResumes) {
   EXPECT_NE(resumed.err.find(fmt::format("step {}", newest)), std::string::npos) << resumed.err;
 }
 
+TEST_F(Training, DivergenceEndsWithAnErrorAndWithoutACheckpoint) {
+  const auto result = workspace_.run(train(1, "--optimizer.lr 1e30 --train.train_iters 5"), "a");
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(result.err.find("lower optimizer.lr"), std::string::npos) << result.err;
+  EXPECT_FALSE(fs::exists(workspace_.path() / "a/run/step0000000005.h5"));
+}
+
 TEST_F(Training, FinetuneTakesWeightsOnly) {
   workspace_.run_ok(train(1), "base");
   workspace_.run_ok(train(1,
