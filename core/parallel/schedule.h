@@ -30,8 +30,9 @@ ScheduleKind schedule_kind(std::string_view name);
 ///    both at once.
 /// Messages are asynchronous: the action starts one and goes on.
 ///  - receive_*: posts a receive into a free buffer. The forward, backward or backward_input with
-///    the same micro-batch and chunk waits for it. At most kReceiveBuffers messages of a channel
-///    are posted and not yet used by the end of their computation.
+///    the same micro-batch and chunk waits for it. At most receive_bound() messages of a channel
+///    are posted whose computation has not ended; receives are posted at least one computation
+///    ahead.
 ///  - send_*: sends what the computation just before with the same micro-batch and chunk made
 ///    (forward: its output; backward, backward_input: the gradient of its input). At most
 ///    kSendsInFlight earlier sends of the channel may be under way: the action first waits for
@@ -56,8 +57,6 @@ constexpr bool is_message(ActionKind kind) {
 
 /// Outputs that a stage needs room for, per channel: the one being sent and the one just computed.
 inline constexpr int kSendsInFlight = 1;
-/// Receives of one channel that are posted and whose computation has not ended.
-inline constexpr int kReceiveBuffers = 2;
 
 struct Action {
   ActionKind kind = ActionKind::forward;
@@ -86,6 +85,8 @@ struct Schedule {
 ///  - forward_only: evaluation.
 /// Any number of micro-batches works, also fewer than stages (with more bubble). Throws Error when
 /// a number is below 1 or the kind cannot have that many chunks.
+inline constexpr int kMaxStages = 4096;
+inline constexpr int kMaxPasses = 1 << 20;  // chunks * micro_batches
 Schedule make_schedule(ScheduleKind kind, int stages, int chunks, int micro_batches);
 
 constexpr int virtual_stages(const Schedule& s) {
@@ -115,7 +116,29 @@ struct StageBuffers {
 /// Counted from the list of actions; forward_only holds an activation only while it computes.
 StageBuffers stage_buffers(const Schedule& schedule, int stage);
 
-/// The documented bound of StageBuffers::activations for the schedule's kind.
+/// The documented bound of StageBuffers::activations, with p stages, m micro-batches, v chunks:
+/// gpipe mv; one_f_one_b min(m, p - stage); zb_h1 min(m, p); forward_only 1; interleaved
+/// min(mv, 2(p - 1 - stage) + (v - 1)G + 1), where G is the size of the groups of micro-batches
+/// that go through a chunk together: p when p divides m, else less than 2p; m when m < p.
 int activation_bound(const Schedule& schedule, int stage);
+
+enum class Channel : std::uint8_t { forward, backward };
+/// The documented bound of StageBuffers::receive_forward and receive_backward: 2, or 2 + G - p
+/// where the chunks wrap around (forward: on stage 0; backward: on the last stage).
+int receive_bound(const Schedule& schedule, int stage, Channel channel);
+
+/// Where a virtual stage lies.
+struct ChunkOfStage {
+  int stage = 0, chunk = 0;
+  bool operator==(const ChunkOfStage&) const = default;
+};
+/// The virtual stage before; not for is_first().
+constexpr ChunkOfStage previous(const Schedule& s, int stage, int chunk) {
+  return stage > 0 ? ChunkOfStage{stage - 1, chunk} : ChunkOfStage{s.stages - 1, chunk - 1};
+}
+/// The virtual stage after; not for is_last().
+constexpr ChunkOfStage next(const Schedule& s, int stage, int chunk) {
+  return stage + 1 < s.stages ? ChunkOfStage{stage + 1, chunk} : ChunkOfStage{0, chunk + 1};
+}
 
 }  // namespace neox
