@@ -197,12 +197,13 @@ Schedule make_schedule(ScheduleKind kind, int stages, int chunks, int micro_batc
           "schedule {} has one chunk per stage, {} are asked for; use 1 chunk, or the schedule "
           "interleaved",
           name_of(kind), chunks);
-  require(static_cast<std::int64_t>(chunks) * micro_batches <= kMaxPasses,
-          "a pipeline schedule of {} chunks and {} micro-batches has {} passes per stage; {} are "
-          "possible",
-          chunks, micro_batches, static_cast<std::int64_t>(chunks) * micro_batches, kMaxPasses);
-  require(stages <= kMaxStages, "a pipeline schedule of {} stages: at most {} are possible", stages,
-          kMaxStages);
+  // In this order, because the product of all three may not fit.
+  const std::int64_t per_chunk = static_cast<std::int64_t>(stages) * micro_batches;
+  require(
+      per_chunk <= kMaxPasses && chunks <= kMaxPasses / per_chunk,
+      "a pipeline schedule of {} stages, {} chunks and {} micro-batches is too long; the product "
+      "of the three can be {} at most",
+      stages, chunks, micro_batches, kMaxPasses);
   Schedule s{.kind = kind,
              .stages = stages,
              .chunks = chunks,

@@ -76,6 +76,9 @@ struct Schedule {
   std::vector<StageActions> actions;  // [stages]
 };
 
+/// Most forward passes of one schedule, stages * chunks * micro_batches.
+inline constexpr std::int64_t kMaxPasses = 1 << 21;
+
 /// The schedule of one step of `micro_batches` micro-batches. Gradients of every weight are added
 /// in the order of the micro-batches, in every kind.
 ///  - gpipe: all forwards, then all backwards, chunk after chunk.
@@ -85,8 +88,6 @@ struct Schedule {
 ///  - forward_only: evaluation.
 /// Any number of micro-batches works, also fewer than stages (with more bubble). Throws Error when
 /// a number is below 1 or the kind cannot have that many chunks.
-inline constexpr int kMaxStages = 4096;
-inline constexpr int kMaxPasses = 1 << 20;  // chunks * micro_batches
 Schedule make_schedule(ScheduleKind kind, int stages, int chunks, int micro_batches);
 
 constexpr int virtual_stages(const Schedule& s) {
