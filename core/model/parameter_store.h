@@ -70,6 +70,9 @@ class ParameterStore {
   /// serves them all: their fused view is [sum of rows, columns]. Returns the first id; the others
   /// follow it.
   ParameterId add_fused(std::vector<ParameterSpec> specs);
+  void share(ParameterId id) { (void)id; }
+  bool accumulates(ParameterId) const { return accumulates_; }
+  void set_accumulates(int, bool value) { accumulates_ = value; }
 
   /// Allocates. `compute`: dtype of the weights the model computes with; main weights and gradients
   /// are f32 (and the weights themselves are the main weights when compute is f32). A dry run
@@ -139,6 +142,7 @@ class ParameterStore {
   std::vector<Block> blocks_;
   std::vector<FlatRange> decay_ranges_;
   std::int64_t numel_ = 0;
+  bool accumulates_ = false;
   DType compute_ = DType::f32;
   StoreMode mode_ = StoreMode::inference;
   Device device_{};

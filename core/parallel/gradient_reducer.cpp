@@ -4,7 +4,7 @@
 
 namespace neox {
 
-GradientReducer::GradientReducer(const ParameterStore& store, Communicator& group, Stream& stream,
+GradientReducer::GradientReducer(ParameterStore& store, Communicator& group, Stream& stream,
                                  std::int64_t bucket_bytes)
     : store_(store),
       group_(group),
@@ -13,12 +13,19 @@ GradientReducer::GradientReducer(const ParameterStore& store, Communicator& grou
   pending_.reserve(static_cast<std::size_t>(store.numel() / bucket_elements_ + 1));
 }
 
-void GradientReducer::begin() {
+void GradientReducer::gradients_needed(int block) {
+  store_.set_accumulates(block, done_[static_cast<std::size_t>(block)] > 0);
+}
+
+void GradientReducer::begin(std::int64_t micro_batches) {
+  micro_batches_ = micro_batches;
+  done_.assign(static_cast<std::size_t>(store_.block_count()), 0);
   sent_ = 0;
   pending_.clear();
 }
 
 void GradientReducer::gradients_done(int block) {
+  if (++done_[static_cast<std::size_t>(block)] < micro_batches_) return;
   if (group_.size() == 1) return;
   const std::int64_t ready = store_.block_range(block).end;
   require(ready >= sent_, "internal error: block {} became ready out of order",

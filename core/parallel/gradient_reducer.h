@@ -13,26 +13,27 @@ namespace neox {
 class GradientReducer final : public BlockObserver {
  public:
   /// `bucket_bytes`: size of one message; the last one is smaller.
-  GradientReducer(const ParameterStore& store, Communicator& group, Stream& stream,
+  GradientReducer(ParameterStore& store, Communicator& group, Stream& stream,
                   std::int64_t bucket_bytes);
 
-  /// Starts a step: nothing is ready.
-  void begin();
-  /// Call only for the last micro-batch of a step, when the block's gradient is final.
+  /// Starts a step of `micro_batches` backward passes: nothing is ready.
+  void begin(std::int64_t micro_batches);
   void gradients_done(int block) override;
   void weights_needed(int, bool) override {}
   void weights_done(int) override {}
-  void gradients_needed(int) override {}
+  void gradients_needed(int block) override;
   /// Waits until every gradient is the sum over the group. Every block must have been ready.
   void finish();
 
  private:
-  const ParameterStore& store_;
+  ParameterStore& store_;
   Communicator& group_;
   Stream& stream_;
   std::int64_t bucket_elements_;
   std::int64_t sent_ = 0;  // elements handed to the communicator so far
   std::vector<Work> pending_;
+  std::vector<std::int64_t> done_;
+  std::int64_t micro_batches_ = 1;
 };
 
 }  // namespace neox

@@ -54,10 +54,11 @@ Trainer::Trainer(Communicator& group, const Config& config, std::string config_t
   RunnerOptions options;
   options.micro_batch = config_.batch.train_micro_batch_size_per_gpu;
   options.seq_length = config_.model.seq_length;
-  options.recompute_blocks = config_.parallel.checkpoint_activations;
+  options.micro_batches = config_.batch.gradient_accumulation_steps;
+  if (config_.parallel.checkpoint_activations) options.recompute = Recompute::full;
   options.loss_chunk = config_.train.cross_entropy_chunk;
   options.dropout_seed = static_cast<std::uint64_t>(config_.train.seed_dropout);
-  runner_.emplace(model_, *ops_, *stream_, options);
+  runner_.emplace(model_, *ops_, *stream_, PipelinePlace{}, TensorParallel{}, TensorParallel{}, options);
   reducer_.emplace(model_.parameters(), group_, *stream_,
                    static_cast<std::int64_t>(config_.parallel.gradient_bucket_mb * 1024 * 1024));
   start();
@@ -65,7 +66,7 @@ Trainer::Trainer(Communicator& group, const Config& config, std::string config_t
     prepare_checkpoint_directory(group_, config_.checkpoint.save);
   }
   log_ = std::make_unique<TrainingLog>(config_, group_, progress_.step,
-                                       model_.flops_per_token(config_.model.seq_length));
+                                       flops_per_token(config_.model, config_.model.seq_length));
   print_summary();
 }
 
@@ -122,7 +123,6 @@ void Trainer::print_summary() const {
   log_info("batch: {} samples = {} ranks x {} micro-batches of {} samples x {} tokens",
            config_.batch.train_batch_size, group_.size(), config_.batch.gradient_accumulation_steps,
            config_.batch.train_micro_batch_size_per_gpu, config_.model.seq_length);
-  log_info("memory on each rank:\n{}", runner_->memory_plan().table());
   log_info("data:\n{}", describe(data_));
   if (!ops_->fast(store.compute_dtype())) {
     log_warning(
@@ -138,13 +138,8 @@ Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr,
   group_.host_all_reduce(std::span(&tokens, 1), ReduceOp::sum);
   // A batch that is masked as a whole has no loss and no gradient.
   const double scale = tokens > 0 ? 1.0 / static_cast<double>(tokens) : 0.0;
-  reducer_->begin();
-  double loss_sum = 0.0;
-  for (std::size_t i = 0; i < batch.micro_batches.size(); ++i) {
-    const bool last = i + 1 == batch.micro_batches.size();
-    loss_sum += runner_->forward_backward(batch.micro_batches[i], scale, progress_.step, i > 0,
-                                          last ? &*reducer_ : nullptr);
-  }
+  reducer_->begin(static_cast<std::int64_t>(batch.micro_batches.size()));
+  const double loss_sum = runner_->train(batch.micro_batches, scale, progress_.step, *reducer_);
   reducer_->finish();
   StepResult result;
   result.grad_norm = optimizer_->step(lr);
@@ -178,7 +173,7 @@ double Trainer::evaluate() {
   std::array<double, 2> sums = {0.0, 0.0};
   for (std::int64_t i = 0; i < steps; ++i) {
     const StepBatch& batch = loader.next();
-    for (const MicroBatch& micro : batch.micro_batches) sums[0] += runner_->evaluate(micro);
+    sums[0] += runner_->evaluate(batch.micro_batches, *reducer_);
     sums[1] += static_cast<double>(batch.loss_tokens);
   }
   group_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);

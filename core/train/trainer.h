@@ -10,8 +10,8 @@
 #include "core/config/config.h"
 #include "core/optim/optimizer.h"
 #include "core/parallel/gradient_reducer.h"
+#include "core/parallel/step_runner.h"
 #include "core/train/data_source.h"
-#include "core/train/model_runner.h"
 #include "core/train/run_state.h"
 #include "core/train/signals.h"
 #include "core/train/training_log.h"
@@ -68,7 +68,7 @@ class Trainer {
   RunData data_;
   Transformer model_;
   std::optional<Optimizer> optimizer_;
-  std::optional<ModelRunner> runner_;
+  std::optional<StepRunner> runner_;
   std::optional<GradientReducer> reducer_;
   std::unique_ptr<TrainingLog> log_;
   Progress progress_;
