@@ -83,7 +83,7 @@ class ParameterStore {
   ParameterId add(ParameterSpec spec);
   /// Adds parameters that lie in memory one behind the other without a gap, so that one product
   /// serves them all: their fused view is [sum of rows, columns]. Returns the first id; the others
-  /// follow it. They must agree in decay.
+  /// follow it.
   ParameterId add_fused(std::vector<ParameterSpec> specs);
   /// The open block also computes with a parameter of an earlier block, and writes its gradient
   /// before that block does (tied output layer). The earlier block stays whole in every ZeRO stage,
@@ -155,9 +155,7 @@ class ParameterStore {
   const std::string& block_name(int block) const { return blocks_.at(index(block)).name; }
   /// Flat range of a block. The last block (in forward order) lies first.
   FlatRange block_range(int block) const;
-  std::span<const Bucket> block_buckets(int block) const {
-    return blocks_.at(index(block)).buckets;
-  }
+  std::span<const Bucket> block_buckets(int block) const;
   /// Earlier blocks whose parameters this block uses.
   std::span<const int> shared_blocks(int block) const { return blocks_.at(index(block)).uses; }
   /// True when another block uses this one's parameters.
@@ -169,8 +167,9 @@ class ParameterStore {
   Tensor bound_gradients(int block) const { return blocks_.at(index(block)).gradients; }
   void bind_weights(int block, Tensor memory);
   void bind_gradients(int block, Tensor memory);
-  /// accumulates() of every parameter the block has or uses.
+  /// Sets accumulates() of the block's parameters / of those that it shares with earlier blocks.
   void set_accumulates(int block, bool value);
+  void set_shared_accumulates(int block, bool value);
 
   /// Compute weights of what this rank updates = main rounded to the compute dtype (nothing to do
   /// in f32). After main was written from outside: initialisation, checkpoint, import.
@@ -191,7 +190,7 @@ class ParameterStore {
   struct Block {
     std::string name;
     std::int64_t begin = 0, end = 0;
-    std::vector<Bucket> buckets{};
+    std::size_t first_bucket = 0, buckets = 0;
     std::vector<int> uses{};
     std::vector<ParameterId> shared{};
     bool used = false;
@@ -202,11 +201,15 @@ class ParameterStore {
   const Entry& entry(ParameterId id) const { return entries_.at(index(id)); }
   void lay_out();
   void lay_out_block(int block, std::int64_t& offset);
-  void cut_buckets(Block& block, std::int64_t begin, std::int64_t end) const;
-  void find_pieces();
+  void add_range(const Entry& entry, std::int64_t end);
+  void cut_buckets(std::int64_t begin, std::int64_t end);
+  FlatRange range_of(ParameterId id) const;
   std::vector<StatePiece> owned_pieces_in(const FlatRange& range) const;
+  std::vector<StatePiece> update_pieces_in(const FlatRange& range) const;
+  std::vector<ParameterPiece> parameter_pieces(ParameterId id,
+                                               const std::vector<StatePiece>& pieces) const;
   void allocate();
-  void bind_whole_blocks();
+  Tensor new_buffer(std::int64_t elements, DType dtype, std::size_t& bytes);
   const Tensor& buffer_of(State state) const;
   Tensor block_view(const Tensor& bound, const char* what, ParameterId id,
                     const Shape& shape) const;
@@ -215,6 +218,7 @@ class ParameterStore {
 
   std::vector<Entry> entries_;
   std::vector<Block> blocks_;
+  std::vector<Bucket> buckets_;    // in flat order
   std::vector<FlatRange> ranges_;  // maximal runs of one kind, in flat order
   std::vector<StatePiece> owned_pieces_, update_pieces_;
   std::int64_t numel_ = 0, version_ = 0;

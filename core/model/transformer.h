@@ -50,7 +50,7 @@ class Transformer {
 
   /// Allocates the parameters; they are undefined until initialised or loaded.
   void commit(const Backend& ops, Stream& stream, DType compute, StoreMode mode,
-              bool dry_run = false);
+              bool dry_run = false, const ShardPlan& plan = {});
 
   const ModelConfig& config() const { return model_; }
   ParameterStore& parameters() { return store_; }

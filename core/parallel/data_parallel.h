@@ -14,6 +14,7 @@
 // stage: gradients are reduced once a step, weights gathered once a step.
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -86,7 +87,7 @@ class DataParallel final : public BlockObserver {
   std::vector<GroupSum> sums_;
   std::vector<std::vector<int>> users_;  // of each block: later blocks that use its parameters
   std::vector<std::int64_t> done_;       // micro-batches of each block in this step
-  std::vector<bool> reduced_;            // in this step
+  std::vector<char> reduced_;            // in this step
   std::int64_t micro_batches_ = 0;
 };
 

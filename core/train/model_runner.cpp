@@ -135,10 +135,10 @@ double ModelRunner::evaluate(const MicroBatch& batch) {
 MemoryPlan ModelRunner::memory_plan() const {
   const ParameterStore& store = model_.parameters();
   MemoryPlan plan;
-  plan.weights = store.weights().bytes();
-  plan.main_weights = store.has_separate_main() ? store.main().bytes() : 0;
-  plan.gradients = store.grads().bytes();
-  plan.optimizer = store.exp_avg().bytes() + store.exp_avg_sq().bytes();
+  plan.weights = store.memory().weights;
+  plan.main_weights = store.memory().main;
+  plan.gradients = store.memory().gradients;
+  plan.optimizer = store.memory().optimizer;
   plan.activations = keep_.high_water();
   plan.recompute = recompute_.high_water();
   plan.scratch = scratch_.high_water();

@@ -38,6 +38,15 @@ BatchLoaderOptions loader_options(const Config& config, const Communicator& grou
   return options;
 }
 
+ShardPlan shard_plan(const Config& config, const Communicator& data_group) {
+  ShardPlan plan;
+  plan.rank = data_group.rank();
+  plan.size = data_group.size();
+  plan.bucket_elements =
+      static_cast<std::int64_t>(config.parallel.gradient_bucket_mb * 1024 * 1024 / 4);
+  return plan;
+}
+
 }  // namespace
 
 Trainer::Trainer(Communicator& group, const Config& config, std::string config_text)
@@ -49,8 +58,9 @@ Trainer::Trainer(Communicator& group, const Config& config, std::string config_t
       model_(config.model) {
   check_agreement();
   data_ = open_run_data(config_);
-  model_.commit(*ops_, *stream_, config_.precision.precision, StoreMode::training);
-  optimizer_.emplace(model_.parameters(), config_.optimizer, *ops_, *stream_);
+  model_.commit(*ops_, *stream_, config_.precision.precision, StoreMode::training, false,
+                shard_plan(config_, group_));
+  optimizer_.emplace(model_.parameters(), config_.optimizer, *ops_, *stream_, &group_);
   RunnerOptions options;
   options.micro_batch = config_.batch.train_micro_batch_size_per_gpu;
   options.seq_length = config_.model.seq_length;
@@ -58,8 +68,7 @@ Trainer::Trainer(Communicator& group, const Config& config, std::string config_t
   options.loss_chunk = config_.train.cross_entropy_chunk;
   options.dropout_seed = static_cast<std::uint64_t>(config_.train.seed_dropout);
   runner_.emplace(model_, *ops_, *stream_, options);
-  reducer_.emplace(model_.parameters(), group_, *stream_,
-                   static_cast<std::int64_t>(config_.parallel.gradient_bucket_mb * 1024 * 1024));
+  data_parallel_.emplace(model_.parameters(), GradientGroups{&group_}, *ops_, *stream_);
   start();
   if (!config_.checkpoint.save.empty()) {
     prepare_checkpoint_directory(group_, config_.checkpoint.save);
@@ -138,16 +147,16 @@ Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr,
   group_.host_all_reduce(std::span(&tokens, 1), ReduceOp::sum);
   // A batch that is masked as a whole has no loss and no gradient.
   const double scale = tokens > 0 ? 1.0 / static_cast<double>(tokens) : 0.0;
-  reducer_->begin();
+  data_parallel_->begin_step(static_cast<std::int64_t>(batch.micro_batches.size()));
   double loss_sum = 0.0;
   for (std::size_t i = 0; i < batch.micro_batches.size(); ++i) {
-    const bool last = i + 1 == batch.micro_batches.size();
-    loss_sum += runner_->forward_backward(batch.micro_batches[i], scale, progress_.step, i > 0,
-                                          last ? &*reducer_ : nullptr);
+    loss_sum += runner_->forward_backward(batch.micro_batches[i], scale, progress_.step, false,
+                                          &*data_parallel_);
   }
-  reducer_->finish();
+  data_parallel_->finish_gradients();
   StepResult result;
   result.grad_norm = optimizer_->step(lr);
+  data_parallel_->gather_weights();
   std::array<double, 2> sums = {loss_sum, signals.received() != 0 ? 1.0 : 0.0};
   group_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
   result.loss = sums[0] * scale;
