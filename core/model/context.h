@@ -36,6 +36,7 @@ struct Context {
   std::uint64_t dropout_seed = 0;
   std::int64_t step = 0;
 
+  bool accumulates(ParameterId id) const { return accumulate || parameters.accumulates(id); }
   DType dtype() const { return parameters.compute_dtype(); }
   /// Dropout of a [rows, width] activation of this micro-batch.
   Dropout dropout(double p, RngPurpose purpose, std::int64_t layer) const {

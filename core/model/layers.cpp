@@ -41,13 +41,13 @@ void Norm::backward(const Context& ctx, ConstTensor dy, const Saved& saved,
   const auto& store = ctx.parameters;
   if (kind_ == NormKind::rmsnorm) {
     ctx.ops.rms_norm_backward(ctx.stream, dy, saved.x, store.weight(weight_), saved.rstd,
-                              residual_grad, dx, store.grad(weight_), ctx.accumulate);
+                              residual_grad, dx, store.grad(weight_), ctx.accumulates(weight_));
     return;
   }
   const Tensor bias_grad = bias_ < 0 ? Tensor{} : store.grad(bias_);
   ctx.ops.layer_norm_backward(ctx.stream, dy, saved.x, store.weight(weight_), saved.mean,
                               saved.rstd, residual_grad, dx, store.grad(weight_), bias_grad,
-                              ctx.accumulate);
+                              ctx.accumulates(weight_));
 }
 
 // ---- Linear -------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ void Linear::backward(const Context& ctx, ConstTensor dy, ConstTensor x, Tensor 
   }
   const Tensor bias_grad = bias_ < 0 ? Tensor{} : store.fused_grad(bias_, parts_);
   ctx.ops.linear_backward_weight(ctx.stream, dy, x, store.fused_grad(weight_, parts_), bias_grad,
-                                 ctx.accumulate);
+                                 ctx.accumulates(weight_));
 }
 
 // ---- Mlp ----------------------------------------------------------------------------------------

@@ -3,6 +3,19 @@
 #include <algorithm>
 
 namespace neox {
+namespace {
+
+class NoObserver final : public BlockObserver {
+ public:
+  void weights_needed(int, bool) override {}
+  void weights_done(int) override {}
+  void gradients_needed(int) override {}
+  void gradients_done(int) override {}
+};
+
+NoObserver nobody;
+
+}  // namespace
 
 Transformer::Transformer(const ModelConfig& model) : model_(model) {
   check();
@@ -23,7 +36,11 @@ Transformer::Transformer(const ModelConfig& model) : model_(model) {
   }
   store_.begin_block("head");
   final_norm_.emplace(store_, "final_layer_norm", model_);
-  if (model_.no_weight_tying) output_ = table("embed_out.weight", vocab);
+  if (model_.no_weight_tying) {
+    output_ = table("embed_out.weight", vocab);
+  } else {
+    store_.share(word_embedding_);
+  }
   saved_.resize(blocks_.size());
   inputs_.resize(blocks_.size() + 1);
 }
@@ -83,11 +100,11 @@ void Transformer::embed_backward(const Context& ctx, Tensor dy) const {
   if (dropout.p > 0.0f) ctx.ops.dropout(ctx.stream, dy, dropout, dy);
   const Tensor dwords = store_.grad(word_embedding_);
   // With tied weights the output layer has written this gradient already.
-  if (!ctx.accumulate && output_ >= 0) fill_zero(ctx.stream, dwords);
+  if (!ctx.accumulates(word_embedding_) && output_ >= 0) fill_zero(ctx.stream, dwords);
   ctx.ops.embedding_backward(ctx.stream, ctx.batch.ids, dy, dwords);
   if (position_embedding_ >= 0) {
     const Tensor dpositions = store_.grad(position_embedding_);
-    if (!ctx.accumulate) fill_zero(ctx.stream, dpositions);
+    if (!ctx.accumulates(position_embedding_)) fill_zero(ctx.stream, dpositions);
     ctx.ops.embedding_backward(ctx.stream, ctx.batch.positions, dy, dpositions);
   }
 }
@@ -108,7 +125,8 @@ void Transformer::head_loss(const Context& ctx, ConstTensor x, std::int64_t chun
                          : in_place ? logits
                                     : ctx.scratch.take({chunk, vocab}, ctx.dtype());
   const ConstTensor weight = output_weight();
-  const Tensor dweight = backward ? store_.grad(output_ < 0 ? word_embedding_ : output_) : Tensor{};
+  const ParameterId output = output_ < 0 ? word_embedding_ : output_;
+  const Tensor dweight = backward ? store_.grad(output) : Tensor{};
   for (std::int64_t begin = 0; begin < rows; begin += chunk) {
     const std::int64_t end = std::min(begin + chunk, rows);
     const Tensor z = logits.slice(0, end - begin);
@@ -120,19 +138,24 @@ void Transformer::head_loss(const Context& ctx, ConstTensor x, std::int64_t chun
     if (!backward) continue;
     ctx.ops.linear_backward_input(ctx.stream, dz, weight, du.slice(begin, end), false);
     ctx.ops.linear_backward_weight(ctx.stream, dz, u.slice(begin, end), dweight, {},
-                                   ctx.accumulate || begin > 0);
+                                   ctx.accumulates(output) || begin > 0);
   }
   if (backward) final_norm_->backward(ctx, du, saved, {}, dx);
 }
 
 void Transformer::forward_backward(const Execution& run, const MicroBatchView& batch, Tensor losses,
                                    BlockObserver* observer) {
+  BlockObserver& tell = observer != nullptr ? *observer : nobody;
   const ArenaScope keep_scope(run.keep), scratch_scope(run.scratch);
   const Context ctx = context(run, batch, true, run.keep);
   const Shape shape{batch.rows(), model_.hidden_size};
   Tensor x = run.keep.take(shape, ctx.dtype());
+  tell.weights_needed(0, false);
   embed(ctx, x);
+  tell.weights_done(0);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const int block = static_cast<int>(i) + 1;
+    tell.weights_needed(block, false);
     inputs_[i] = x;
     const Tensor y = run.keep.take(shape, ctx.dtype());
     if (run.recompute_blocks) {
@@ -142,14 +165,21 @@ void Transformer::forward_backward(const Execution& run, const MicroBatchView& b
     } else {
       blocks_[i].forward(ctx, rotary_, x, y, saved_[i]);
     }
+    tell.weights_done(block);
     x = y;
   }
 
   const int head = store_.block_count() - 1;
   const Tensor gradient = run.scratch.take(shape, ctx.dtype());
+  tell.weights_needed(head, false);
+  tell.gradients_needed(head);
   head_loss(ctx, x, run.loss_chunk, losses, gradient);
-  if (observer != nullptr) observer->gradients_done(head);
+  tell.gradients_done(head);
+  tell.weights_done(head);
   for (std::size_t i = blocks_.size(); i-- > 0;) {
+    const int block = static_cast<int>(i) + 1;
+    tell.weights_needed(block, true);
+    tell.gradients_needed(block);
     if (run.recompute_blocks) {
       const ArenaScope drop(run.recompute), output(run.scratch);
       const Context again = context(run, batch, true, run.recompute);
@@ -159,36 +189,50 @@ void Transformer::forward_backward(const Execution& run, const MicroBatchView& b
     } else {
       blocks_[i].backward(ctx, rotary_, gradient, saved_[i], gradient);
     }
-    if (observer != nullptr) observer->gradients_done(static_cast<int>(i) + 1);
+    tell.gradients_done(block);
+    tell.weights_done(block);
   }
+  tell.gradients_needed(0);
   embed_backward(ctx, gradient);
-  if (observer != nullptr) observer->gradients_done(0);
+  tell.gradients_done(0);
 }
 
-Tensor Transformer::forward_only(const Context& ctx, std::vector<Tensor>* residuals) {
+Tensor Transformer::forward_only(const Context& ctx, std::vector<Tensor>* residuals,
+                                 BlockObserver& observer) {
   const Shape shape{ctx.batch.rows(), model_.hidden_size};
   Tensor x = ctx.keep.take(shape, ctx.dtype()), y = ctx.keep.take(shape, ctx.dtype());
+  observer.weights_needed(0, false);
   embed(ctx, x);
+  observer.weights_done(0);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const ArenaScope drop(ctx.keep);
+    const int block = static_cast<int>(i) + 1;
+    observer.weights_needed(block, false);
     blocks_[i].forward(ctx, rotary_, x, y, saved_[i]);
+    observer.weights_done(block);
     std::swap(x, y);
     if (residuals != nullptr) copy(ctx.stream, x, (*residuals)[i]);
   }
   return x;
 }
 
-void Transformer::evaluate(const Execution& run, const MicroBatchView& batch, Tensor losses) {
+void Transformer::evaluate(const Execution& run, const MicroBatchView& batch, Tensor losses,
+                           BlockObserver* observer) {
+  BlockObserver& tell = observer != nullptr ? *observer : nobody;
   const ArenaScope keep_scope(run.keep);
   const Context ctx = context(run, batch, false, run.keep);
-  head_loss(ctx, forward_only(ctx, nullptr), run.loss_chunk, losses, {});
+  const Tensor x = forward_only(ctx, nullptr, tell);
+  const int head = store_.block_count() - 1;
+  tell.weights_needed(head, false);
+  head_loss(ctx, x, run.loss_chunk, losses, {});
+  tell.weights_done(head);
 }
 
 void Transformer::logits(const Execution& run, const MicroBatchView& batch, Tensor out,
                          std::vector<Tensor>* residuals) {
   const ArenaScope keep_scope(run.keep), scratch_scope(run.scratch);
   const Context ctx = context(run, batch, false, run.keep);
-  const Tensor x = forward_only(ctx, residuals);
+  const Tensor x = forward_only(ctx, residuals, nobody);
   const Tensor normed = run.scratch.take(x.shape, ctx.dtype());
   Norm::Saved unused;
   final_norm_->forward(ctx, x, normed, unused);

@@ -62,7 +62,8 @@ class Transformer {
                         BlockObserver* observer);
 
   /// Forward only, no dropout.
-  void evaluate(const Execution& run, const MicroBatchView& batch, Tensor losses);
+  void evaluate(const Execution& run, const MicroBatchView& batch, Tensor losses,
+                BlockObserver* observer = nullptr);
 
   /// All logits f32 [rows, padded vocabulary], no dropout; `residuals`, if given, receives the
   /// residual stream after each block [layers][rows, h] (for tests and tools).
@@ -83,7 +84,7 @@ class Transformer {
   Context context(const Execution& run, const MicroBatchView& batch, bool training,
                   Arena& keep) const;
   /// The residual stream after the last block, without dropout; valid until ctx.keep is released.
-  Tensor forward_only(const Context& ctx, std::vector<Tensor>* residuals);
+  Tensor forward_only(const Context& ctx, std::vector<Tensor>* residuals, BlockObserver& observer);
   void embed(const Context& ctx, Tensor y) const;
   void embed_backward(const Context& ctx, Tensor dy) const;
   /// Final norm, output layer and loss, `chunk` tokens at a time; with dx also their backward.

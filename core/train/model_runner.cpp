@@ -119,16 +119,15 @@ double ModelRunner::masked_loss_sum(const MicroBatch& batch) {
 }
 
 double ModelRunner::forward_backward(const MicroBatch& batch, double gradient_scale,
-                                     std::int64_t step, bool accumulate,
-                                     BlockObserver* observer) {
+                                     std::int64_t step, bool accumulate, BlockObserver* observer) {
   const MicroBatchView view = upload(batch, gradient_scale);
   model_.forward_backward(execution(ops_, step, accumulate), view, losses_, observer);
   return masked_loss_sum(batch);
 }
 
-double ModelRunner::evaluate(const MicroBatch& batch) {
+double ModelRunner::evaluate(const MicroBatch& batch, BlockObserver* observer) {
   const MicroBatchView view = upload(batch, 1.0);
-  model_.evaluate(execution(ops_, 0, false), view, losses_);
+  model_.evaluate(execution(ops_, 0, false), view, losses_, observer);
   return masked_loss_sum(batch);
 }
 

@@ -41,7 +41,7 @@ class ModelRunner {
   double forward_backward(const MicroBatch& batch, double gradient_scale, std::int64_t step,
                           bool accumulate, BlockObserver* observer);
   /// sum(mask * loss), no dropout, no gradients.
-  double evaluate(const MicroBatch& batch);
+  double evaluate(const MicroBatch& batch, BlockObserver* observer = nullptr);
 
   MemoryPlan memory_plan() const;
 

@@ -38,8 +38,8 @@ Attributes model_attributes(const ModelConfig& model, const std::string& paramet
   return attributes;
 }
 
-// What this rank writes: the elements that it owns of parameters that it counts. Over all ranks that
-// is every element of the model exactly once.
+// What this rank writes: the elements that it owns of parameters that it counts. Over all ranks
+// that is every element of the model exactly once.
 std::vector<CheckpointTensor> run_tensors(const Transformer& model) {
   const ParameterStore& store = model.parameters();
   std::vector<CheckpointTensor> tensors;

@@ -19,8 +19,8 @@ struct Progress {
   std::int64_t consumed_tokens = 0;
 };
 
-/// Writes one checkpoint of the run; collective over `group`, all ranks of the run: each writes what
-/// it owns. The same state gives the same bytes, whatever the layout.
+/// Writes one checkpoint of the run; collective over `group`, all ranks of the run: each writes
+/// what it owns. The same state gives the same bytes, whatever the layout.
 SaveReport save_run(Communicator& group, const Transformer& model, const Optimizer& optimizer,
                     const Config& config, const std::string& config_text, const Progress& progress);
 

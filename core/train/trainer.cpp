@@ -187,7 +187,8 @@ double Trainer::evaluate() {
   std::array<double, 2> sums = {0.0, 0.0};
   for (std::int64_t i = 0; i < steps; ++i) {
     const StepBatch& batch = loader.next();
-    for (const MicroBatch& micro : batch.micro_batches) sums[0] += runner_->evaluate(micro);
+    for (const MicroBatch& micro : batch.micro_batches)
+      sums[0] += runner_->evaluate(micro, &*data_parallel_);
     sums[1] += static_cast<double>(batch.loss_tokens);
   }
   group_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
