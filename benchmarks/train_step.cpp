@@ -14,7 +14,7 @@
 #include "core/config/resolve.h"
 #include "core/model/init.h"
 #include "core/optim/optimizer.h"
-#include "core/parallel/gradient_reducer.h"
+#include "core/parallel/data_parallel.h"
 #include "core/parallel/step_runner.h"
 #include "kernels/cpu/gemm_ceiling.h"
 
@@ -60,8 +60,7 @@ int run(std::int64_t batch, std::int64_t seq, DType precision, int steps) {
   options.micro_batch = batch;
   options.seq_length = seq;
   StepRunner runner(model, *ops, *stream, {}, {}, {}, options);
-  const auto alone = make_self_communicator();
-  GradientReducer reducer(model.parameters(), *alone, *stream, 1 << 22);
+  DataParallel data_parallel(model.parameters(), {}, *ops, *stream);
   const MicroBatch data = random_batch(batch, seq);
   const double tokens = static_cast<double>(batch * seq);
   std::vector<double> seconds;
@@ -71,8 +70,9 @@ int run(std::int64_t batch, std::int64_t seq, DType precision, int steps) {
   for (int i = 0; i < steps + kWarmUp; ++i) {
     if (i == kWarmUp) allocations = allocation_counts().calls;
     const auto begin = std::chrono::steady_clock::now();
-    reducer.begin(1);
-    loss = runner.train({&data, 1}, 1.0 / tokens, i, reducer) / tokens;
+    data_parallel.begin_step(1);
+    loss = runner.train({&data, 1}, 1.0 / tokens, i, data_parallel) / tokens;
+    data_parallel.finish_gradients();
     optimizer.step(1e-4);
     const double elapsed =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

@@ -64,7 +64,7 @@ class Communicator {
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
 
   virtual Work all_reduce(Tensor inout, ReduceOp op, Stream& stream) = 0;
-  /// out [n] = part rank() of the reduction of in [size*n].
+  /// out [n] = part rank() of the reduction of in [size*n]; `out` may be that part of `in`.
   virtual Work reduce_scatter(ConstTensor in, Tensor out, ReduceOp op, Stream& stream) = 0;
   /// out [size*n] = every rank's in [n]; `in` may be part rank() of out.
   virtual Work all_gather(ConstTensor in, Tensor out, Stream& stream) = 0;

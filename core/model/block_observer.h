@@ -12,8 +12,8 @@ class BlockObserver {
   virtual void weights_needed(int block, bool backward) = 0;
   /// They are not read again before the next weights_needed.
   virtual void weights_done(int block) = 0;
-  /// The block's gradients are about to be written, or added to (ParameterStore::accumulates).
-  /// Blocks whose parameters this one shares are not announced again for it.
+  /// The block's gradients are about to be written, or added to (ParameterStore::accumulates). This
+  /// covers what it writes of blocks whose parameters it shares (ParameterStore::share).
   virtual void gradients_needed(int block) = 0;
   /// The block's gradients of this micro-batch are complete.
   virtual void gradients_done(int block) = 0;

@@ -1,8 +1,14 @@
 #include "core/model/transformer.h"
 
 #include <algorithm>
+#include <span>
 
 namespace neox {
+namespace {
+
+constexpr const char* kTiedBlock = "word_embedding";
+
+}  // namespace
 
 // ---- construction -------------------------------------------------------------------------------
 
@@ -45,30 +51,39 @@ ParameterId Transformer::add_word_table(const std::string& name, bool tied_copy)
 }
 
 void Transformer::add_embedding() {
-  store_.begin_block("embedding");
-  embedding_block_ = store_.block_count() - 1;
+  const bool positions = model_.pos_emb == PositionEmbedding::learned;
+  const auto open_block = [&](const char* name) {
+    store_.begin_block(name);
+    embedding_blocks_.push_back(store_.block_count() - 1);
+  };
+  open_block(tied_across_stages_ ? kTiedBlock : "embedding");
   word_embedding_ = add_word_table("embed_in.weight", false);
-  if (model_.pos_emb == PositionEmbedding::learned) {
-    const Shape shape{model_.max_position_embeddings, model_.hidden_size};
-    ParameterSpec spec{"embed_positions.weight",
-                       shape,
-                       Slice::whole(shape),
-                       {InitRule::Kind::random, model_.init_method},
-                       true};
-    spec.counted = partition_.tensor_rank == 0;
-    position_embedding_ = store_.add(std::move(spec));
-  }
+  if (!positions) return;
+  if (tied_across_stages_) open_block("embedding");
+  const Shape shape{model_.max_position_embeddings, model_.hidden_size};
+  ParameterSpec spec{"embed_positions.weight",
+                     shape,
+                     Slice::whole(shape),
+                     {InitRule::Kind::random, model_.init_method},
+                     true};
+  spec.counted = partition_.tensor_rank == 0;
+  position_embedding_ = store_.add(std::move(spec));
 }
 
 void Transformer::add_head() {
-  store_.begin_block("head");
-  head_block_ = store_.block_count() - 1;
+  const auto open_block = [&](const char* name) {
+    store_.begin_block(name);
+    head_blocks_.push_back(store_.block_count() - 1);
+  };
+  if (tied_across_stages_) {
+    open_block(kTiedBlock);
+    output_ = add_word_table("embed_in.weight", true);
+  }
+  open_block("head");
   final_norm_.emplace(store_, "final_layer_norm", model_, partition_);
   if (model_.no_weight_tying) {
     output_ = add_word_table("embed_out.weight", false);
-  } else if (embedding_block_ < 0) {
-    output_ = add_word_table("embed_in.weight", true);  // the embedding is on another stage
-  } else {
+  } else if (!tied_across_stages_) {
     store_.share(word_embedding_);
   }
 }
@@ -93,8 +108,8 @@ void Transformer::check() const {
 }
 
 void Transformer::commit(const Backend& ops, Stream& stream, DType compute, StoreMode mode,
-                         bool dry_run) {
-  store_.commit(ops.device(), compute, mode, dry_run);
+                         bool dry_run, const ShardPlan& plan) {
+  store_.commit(ops.device(), compute, mode, dry_run, plan);
   if (model_.pos_emb == PositionEmbedding::rotary && !dry_run) {
     rotary_ = RotaryTables(model_.max_position_embeddings, model_.rotary_dim(),
                            model_.rotary_emb_base, ops.device(), stream);
@@ -132,30 +147,34 @@ void Transformer::require_whole(const char* what) const {
 
 namespace {
 
-// Brackets a block's use of its weights.
+// Brackets the use of some blocks' weights.
 class WeightsInUse {
  public:
-  WeightsInUse(BlockObserver* observer, int block, bool backward)
-      : observer_(observer), block_(block) {
-    if (observer_ != nullptr) observer_->weights_needed(block, backward);
+  WeightsInUse(BlockObserver* observer, std::span<const int> blocks, bool backward)
+      : observer_(observer), blocks_(blocks) {
+    if (observer_ == nullptr) return;
+    for (const int block : blocks_) observer_->weights_needed(block, backward);
   }
   ~WeightsInUse() {
-    if (observer_ != nullptr) observer_->weights_done(block_);
+    if (observer_ == nullptr) return;
+    for (const int block : blocks_) observer_->weights_done(block);
   }
   WeightsInUse(const WeightsInUse&) = delete;
   WeightsInUse& operator=(const WeightsInUse&) = delete;
 
  private:
   BlockObserver* observer_;
-  int block_;
+  std::span<const int> blocks_;
 };
 
-void begin_gradients(const Execution& run, int block) {
-  if (run.observer != nullptr) run.observer->gradients_needed(block);
+void begin_gradients(const Execution& run, std::span<const int> blocks) {
+  if (run.observer == nullptr) return;
+  for (const int block : blocks) run.observer->gradients_needed(block);
 }
 
-void end_gradients(const Execution& run, int block) {
-  if (run.observer != nullptr) run.observer->gradients_done(block);
+void end_gradients(const Execution& run, std::span<const int> blocks) {
+  if (run.observer == nullptr) return;
+  for (const int block : blocks) run.observer->gradients_done(block);
 }
 
 }  // namespace
@@ -163,7 +182,7 @@ void end_gradients(const Execution& run, int block) {
 // ---- embedding ----------------------------------------------------------------------------------
 
 void Transformer::embed(const Context& ctx, BlockObserver* observer, Tensor y) const {
-  const WeightsInUse weights(observer, embedding_block_, false);
+  const WeightsInUse weights(observer, embedding_blocks_, false);
   const ArenaScope scope(ctx.scratch);
   // Each tensor rank looks up its part of the vocabulary; one of them adds the positions.
   const bool positions = position_embedding_ >= 0 && ctx.tensor.rank() == 0;
@@ -179,13 +198,13 @@ void Transformer::embed(const Context& ctx, BlockObserver* observer, Tensor y) c
 
 void Transformer::embed_backward(const Execution& run, const Context& ctx, Tensor dy) const {
   const ArenaScope scope(ctx.scratch);
-  begin_gradients(run, embedding_block_);
+  begin_gradients(run, embedding_blocks_);
   const Dropout dropout = ctx.dropout(model_.hidden_dropout, RngPurpose::embedding_dropout, 0);
   if (dropout.p > 0.0f) ctx.ops.dropout(ctx.stream, dy, dropout, dy);
   const ConstTensor all = ctx.tensor.gather(ctx.stream, ctx.scratch, dy).wait(ctx.stream);
   const Tensor dwords = store_.grad(word_embedding_);
   // A head that shares the table has written this gradient already.
-  const bool written = head_block_ >= 0 && output_in_embedding();
+  const bool written = !head_blocks_.empty() && output_in_embedding();
   if (!store_.accumulates(word_embedding_) && !written) fill_zero(ctx.stream, dwords);
   ctx.ops.embedding_backward(ctx.stream, ctx.batch.ids, all, vocabulary_.begin, dwords);
   if (position_embedding_ >= 0) {
@@ -193,7 +212,7 @@ void Transformer::embed_backward(const Execution& run, const Context& ctx, Tenso
     if (!store_.accumulates(position_embedding_)) fill_zero(ctx.stream, dpositions);
     ctx.ops.embedding_backward(ctx.stream, ctx.batch.positions, all, 0, dpositions);
   }
-  end_gradients(run, embedding_block_);
+  end_gradients(run, embedding_blocks_);
 }
 
 // ---- head ---------------------------------------------------------------------------------------
@@ -222,7 +241,7 @@ void Transformer::loss_of_rows(const Context& ctx, std::int64_t begin, std::int6
 void Transformer::head_loss(const Execution& run, const Context& ctx, ConstTensor x, Tensor losses,
                             Tensor dx) {
   const bool backward = static_cast<bool>(dx);
-  const WeightsInUse weights(run.observer, head_block_, backward);
+  const WeightsInUse weights(run.observer, head_blocks_, backward);
   const ArenaScope scope(ctx.scratch);
   const Tensor normed = ctx.scratch.take(x.shape, ctx.dtype());
   const Context temporary = {ctx.ops,     ctx.stream,  ctx.parameters, ctx.tensor,
@@ -232,7 +251,7 @@ void Transformer::head_loss(const Execution& run, const Context& ctx, ConstTenso
   const ConstTensor u = ctx.tensor.gather(ctx.stream, ctx.scratch, normed).wait(ctx.stream);
   const Tensor du = backward ? ctx.scratch.take(x.shape, ctx.dtype()) : Tensor{};
   const Tensor du_part = backward ? ctx.tensor.partial(ctx.scratch, du) : Tensor{};
-  if (backward) begin_gradients(run, head_block_);
+  if (backward) begin_gradients(run, head_blocks_);
 
   const std::int64_t rows = u.rows(), chunk = std::min(run.loss_chunk, rows);
   const Tensor logits = ctx.scratch.take({chunk, vocabulary_.size}, DType::f32);
@@ -256,7 +275,7 @@ void Transformer::head_loss(const Execution& run, const Context& ctx, ConstTenso
   if (!backward) return;
   ctx.tensor.reduce(ctx.stream, du_part, du).wait(ctx.stream);
   final_norm_->backward(temporary, du, saved, {}, dx);
-  end_gradients(run, head_block_);
+  end_gradients(run, head_blocks_);
 }
 
 // ---- training -----------------------------------------------------------------------------------
@@ -282,7 +301,7 @@ void Transformer::forward(const Execution& run, const MicroBatchView& batch, int
   Tensor x = pass.input;
   for (std::size_t i = layers.begin; i < layers.end; ++i) {
     const std::size_t at = i - layers.begin;
-    const WeightsInUse weights(run.observer, store_block_[i], false);
+    const WeightsInUse weights(run.observer, {&store_block_[i], 1}, false);
     const Recompute recompute = recompute_of(run, layers, i);
     const Tensor y = pass.keep.take(shape, store_.compute_dtype());
     pass.inputs[at] = x;
@@ -313,7 +332,7 @@ void Transformer::backward(const Execution& run, const MicroBatchView& batch, in
   Tensor gradient = pass.output_gradient;
   for (std::size_t i = layers.end; i-- > layers.begin;) {
     const std::size_t at = i - layers.begin;
-    const WeightsInUse weights(run.observer, store_block_[i], true);
+    const WeightsInUse weights(run.observer, {&store_block_[i], 1}, true);
     const Recompute recompute = recompute_of(run, layers, i);
     const Tensor dx = pass.split() ? pass.gradients->take(shape, store_.compute_dtype()) : gradient;
     // What is computed again must wait for the weight gradients too.
@@ -326,11 +345,11 @@ void Transformer::backward(const Execution& run, const MicroBatchView& batch, in
                          run.scratch.take(shape, store_.compute_dtype()), pass.saved[at]);
     }
     const Context ctx = context(run, batch, true, pass.keep, gradients, recompute);
-    if (!pass.split()) begin_gradients(run, store_block_[i]);
+    if (!pass.split()) begin_gradients(run, {&store_block_[i], 1});
     blocks_[i].backward(ctx, rotary_, gradient, pass.saved[at], dx, pass.block_gradients[at]);
     if (!pass.split()) {
       again_keep.release(mark);
-      end_gradients(run, store_block_[i]);
+      end_gradients(run, {&store_block_[i], 1});
     }
     gradient = dx;
   }
@@ -350,11 +369,11 @@ void Transformer::backward_weight(const Execution& run, const MicroBatchView& ba
     const Recompute recompute = recompute_of(run, layers, i);
     // Outputs of norms that are computed again need the norms' weights.
     const WeightsInUse weights(recompute == Recompute::selective ? run.observer : nullptr,
-                               store_block_[i], true);
+                               {&store_block_[i], 1}, true);
     const Context ctx = context(run, batch, true, pass.keep, *pass.gradients, recompute);
-    begin_gradients(run, store_block_[i]);
+    begin_gradients(run, {&store_block_[i], 1});
     blocks_[i].backward_weight(ctx, pass.saved[at], pass.block_gradients[at]);
-    end_gradients(run, store_block_[i]);
+    end_gradients(run, {&store_block_[i], 1});
   }
   if (this->chunk(chunk).embedding) {
     embed_backward(run, context(run, batch, true, pass.keep, *pass.gradients), pass.input_gradient);
@@ -382,7 +401,7 @@ ConstTensor Transformer::forward_only(const Context& ctx, BlockObserver* observe
     x = other;
   }
   for (std::size_t i = layers.begin; i < layers.end; ++i) {
-    const WeightsInUse weights(observer, store_block_[i], false);
+    const WeightsInUse weights(observer, {&store_block_[i], 1}, false);
     const ArenaScope drop(ctx.keep);
     blocks_[i].forward(ctx, rotary_, x, y, unkept_[i]);
     x = y;

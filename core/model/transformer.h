@@ -57,7 +57,7 @@ class Transformer {
 
   /// Allocates the parameters; they are undefined until initialised or loaded.
   void commit(const Backend& ops, Stream& stream, DType compute, StoreMode mode,
-              bool dry_run = false);
+              bool dry_run = false, const ShardPlan& plan = {});
 
   const ModelConfig& config() const { return model_; }
   const ModelPartition& partition() const { return partition_; }
@@ -149,7 +149,9 @@ class Transformer {
   std::vector<Block> blocks_;
   std::vector<int> store_block_;  // of each of blocks_
   std::vector<ChunkLayers> chunk_layers_;
-  int embedding_block_ = -1, head_block_ = -1;
+  // Of the store. The head's include its own copy of a table that is shared across stages, which is
+  // a block by itself there and on the first stage, so that its gradient lies alike on both.
+  std::vector<int> embedding_blocks_, head_blocks_;
   std::optional<Norm> final_norm_;
   std::vector<Block::Saved> unkept_;
   RotaryTables rotary_;

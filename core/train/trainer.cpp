@@ -38,6 +38,15 @@ BatchLoaderOptions loader_options(const Config& config, const Communicator& grou
   return options;
 }
 
+ShardPlan shard_plan(const Config& config, const Communicator& data_group) {
+  ShardPlan plan;
+  plan.rank = data_group.rank();
+  plan.size = data_group.size();
+  plan.bucket_elements =
+      static_cast<std::int64_t>(config.parallel.gradient_bucket_mb * 1024 * 1024 / 4);
+  return plan;
+}
+
 }  // namespace
 
 Trainer::Trainer(Communicator& group, const Config& config, std::string config_text)
@@ -49,8 +58,9 @@ Trainer::Trainer(Communicator& group, const Config& config, std::string config_t
       model_(config.model) {
   check_agreement();
   data_ = open_run_data(config_);
-  model_.commit(*ops_, *stream_, config_.precision.precision, StoreMode::training);
-  optimizer_.emplace(model_.parameters(), config_.optimizer, *ops_, *stream_);
+  model_.commit(*ops_, *stream_, config_.precision.precision, StoreMode::training, false,
+                shard_plan(config_, group_));
+  optimizer_.emplace(model_.parameters(), config_.optimizer, *ops_, *stream_, &group_);
   RunnerOptions options;
   options.micro_batch = config_.batch.train_micro_batch_size_per_gpu;
   options.seq_length = config_.model.seq_length;
@@ -58,9 +68,9 @@ Trainer::Trainer(Communicator& group, const Config& config, std::string config_t
   if (config_.parallel.checkpoint_activations) options.recompute = Recompute::full;
   options.loss_chunk = config_.train.cross_entropy_chunk;
   options.dropout_seed = static_cast<std::uint64_t>(config_.train.seed_dropout);
-  runner_.emplace(model_, *ops_, *stream_, PipelinePlace{}, TensorParallel{}, TensorParallel{}, options);
-  reducer_.emplace(model_.parameters(), group_, *stream_,
-                   static_cast<std::int64_t>(config_.parallel.gradient_bucket_mb * 1024 * 1024));
+  runner_.emplace(model_, *ops_, *stream_, PipelinePlace{}, TensorParallel{}, TensorParallel{},
+                  options);
+  data_parallel_.emplace(model_.parameters(), GradientGroups{&group_}, *ops_, *stream_);
   start();
   if (!config_.checkpoint.save.empty()) {
     prepare_checkpoint_directory(group_, config_.checkpoint.save);
@@ -138,11 +148,13 @@ Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr,
   group_.host_all_reduce(std::span(&tokens, 1), ReduceOp::sum);
   // A batch that is masked as a whole has no loss and no gradient.
   const double scale = tokens > 0 ? 1.0 / static_cast<double>(tokens) : 0.0;
-  reducer_->begin(static_cast<std::int64_t>(batch.micro_batches.size()));
-  const double loss_sum = runner_->train(batch.micro_batches, scale, progress_.step, *reducer_);
-  reducer_->finish();
+  data_parallel_->begin_step(static_cast<std::int64_t>(batch.micro_batches.size()));
+  const double loss_sum =
+      runner_->train(batch.micro_batches, scale, progress_.step, *data_parallel_);
+  data_parallel_->finish_gradients();
   StepResult result;
   result.grad_norm = optimizer_->step(lr);
+  data_parallel_->gather_weights();
   std::array<double, 2> sums = {loss_sum, signals.received() != 0 ? 1.0 : 0.0};
   group_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
   result.loss = sums[0] * scale;
@@ -173,7 +185,7 @@ double Trainer::evaluate() {
   std::array<double, 2> sums = {0.0, 0.0};
   for (std::int64_t i = 0; i < steps; ++i) {
     const StepBatch& batch = loader.next();
-    sums[0] += runner_->evaluate(batch.micro_batches, *reducer_);
+    sums[0] += runner_->evaluate(batch.micro_batches, *data_parallel_);
     sums[1] += static_cast<double>(batch.loss_tokens);
   }
   group_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);

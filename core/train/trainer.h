@@ -9,7 +9,7 @@
 #include "comm/communicator.h"
 #include "core/config/config.h"
 #include "core/optim/optimizer.h"
-#include "core/parallel/gradient_reducer.h"
+#include "core/parallel/data_parallel.h"
 #include "core/parallel/step_runner.h"
 #include "core/train/data_source.h"
 #include "core/train/run_state.h"
@@ -69,7 +69,7 @@ class Trainer {
   Transformer model_;
   std::optional<Optimizer> optimizer_;
   std::optional<StepRunner> runner_;
-  std::optional<GradientReducer> reducer_;
+  std::optional<DataParallel> data_parallel_;
   std::unique_ptr<TrainingLog> log_;
   Progress progress_;
   std::int64_t last_saved_step_ = -1;
