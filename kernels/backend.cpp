@@ -12,7 +12,7 @@ std::unique_ptr<Backend> make_backend(Device device) {
   require(reason.empty(), "no backend for {}: {}; choose the device cpu", name_of(device), reason);
   fail(
       "no backend for {}: of the kernels for CUDA only the elementwise ones exist; linear, norm, "
-      "attention, embedding, loss and optimizer are missing; choose the device cpu",
+      "attention, embedding, loss, optimizer and hash are missing; choose the device cpu",
       name_of(device));
 }
 

@@ -23,7 +23,8 @@ class ElementwiseOps {
   virtual void gated_activation_backward(Stream& stream, Activation kind, ConstTensor x,
                                          ConstTensor dy, Tensor dx) const = 0;
 
-  /// y = residual + dropout(a) + dropout(b); b may be empty. All T; y may be residual, a or b.
+  /// y = residual + dropout(a) + dropout(b); residual and b may be empty (= 0). All T; y may be
+  /// residual, a or b.
   virtual void residual_add(Stream& stream, ConstTensor residual, ConstTensor a,
                             const Dropout& dropout_a, ConstTensor b, const Dropout& dropout_b,
                             Tensor y) const = 0;

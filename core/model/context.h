@@ -16,9 +16,9 @@ struct MicroBatchView {
   std::int64_t batch = 0;         ///< sequences
   std::int64_t seq = 0;           ///< tokens per sequence
   std::int64_t first_sample = 0;  ///< index of sequence 0 in the global batch: keys dropout
-  ConstTensor ids{};                ///< i32 [batch*seq]
-  ConstTensor positions{};          ///< i32 [batch*seq]
-  ConstTensor labels{};             ///< i32 [batch*seq]; empty without a loss
+  ConstTensor ids{};              ///< i32 [batch*seq]
+  ConstTensor positions{};        ///< i32 [batch*seq]
+  ConstTensor labels{};           ///< i32 [batch*seq]; empty without a loss
   ConstTensor weights{};  ///< f32 [batch*seq]: weight of each token's loss; empty without a loss
   std::int64_t rows() const { return batch * seq; }
 };

@@ -23,6 +23,14 @@ struct InitRule {
   InitMethod method = InitMethod::normal;  // for random
 };
 
+/// Over which ranks the gradient of a parameter that they hold alike must be summed, because each
+/// of them computes only a part of it.
+enum class GradientSum : std::uint8_t {
+  none,      ///< every holder computes the whole gradient of what it holds
+  tensor,    ///< the tensor group: each rank sees some of the rows (sequence parallelism)
+  key_value  ///< the tensor ranks that share a key/value head (more ranks than such heads)
+};
+
 /// What a parameter is, before it has memory.
 struct ParameterSpec {
   std::string name;  ///< dotted, e.g. "layers.0.attention.dense.weight"
@@ -30,6 +38,13 @@ struct ParameterSpec {
   Slice slice;       ///< the part this rank holds
   InitRule init{};
   bool decay = false;  ///< weight decay applies
+  GradientSum sum = GradientSum::none;
+  /// Of the model-parallel ranks that hold the same slice, exactly one counts it: in norms, in
+  /// parameter counts, in checkpoints.
+  bool counted = true;
+  /// Also held by another pipeline stage, which computes another part of its gradient: the sum over
+  /// the embedding group is the gradient.
+  bool tied_across_stages = false;
 };
 
 using ParameterId = int;

@@ -71,7 +71,7 @@ ConstTensor Transformer::output_weight() const {
 
 void Transformer::embed(const Context& ctx, Tensor y) const {
   const bool learned = position_embedding_ >= 0;
-  ctx.ops.embedding(ctx.stream, ctx.batch.ids, store_.weight(word_embedding_),
+  ctx.ops.embedding(ctx.stream, ctx.batch.ids, store_.weight(word_embedding_), 0,
                     learned ? ctx.batch.positions : ConstTensor{},
                     learned ? ConstTensor(store_.weight(position_embedding_)) : ConstTensor{}, y);
   const Dropout dropout = ctx.dropout(model_.hidden_dropout, RngPurpose::embedding_dropout, 0);
@@ -84,11 +84,11 @@ void Transformer::embed_backward(const Context& ctx, Tensor dy) const {
   const Tensor dwords = store_.grad(word_embedding_);
   // With tied weights the output layer has written this gradient already.
   if (!ctx.accumulate && output_ >= 0) fill_zero(ctx.stream, dwords);
-  ctx.ops.embedding_backward(ctx.stream, ctx.batch.ids, dy, dwords);
+  ctx.ops.embedding_backward(ctx.stream, ctx.batch.ids, dy, 0, dwords);
   if (position_embedding_ >= 0) {
     const Tensor dpositions = store_.grad(position_embedding_);
     if (!ctx.accumulate) fill_zero(ctx.stream, dpositions);
-    ctx.ops.embedding_backward(ctx.stream, ctx.batch.positions, dy, dpositions);
+    ctx.ops.embedding_backward(ctx.stream, ctx.batch.positions, dy, 0, dpositions);
   }
 }
 
@@ -126,7 +126,7 @@ void Transformer::head_loss(const Context& ctx, ConstTensor x, std::int64_t chun
 }
 
 void Transformer::forward_backward(const Execution& run, const MicroBatchView& batch, Tensor losses,
-                                   GradientObserver* observer) {
+                                   BlockObserver* observer) {
   const ArenaScope keep_scope(run.keep), scratch_scope(run.scratch);
   const Context ctx = context(run, batch, true, run.keep);
   const Shape shape{batch.rows(), model_.hidden_size};
@@ -148,7 +148,7 @@ void Transformer::forward_backward(const Execution& run, const MicroBatchView& b
   const int head = store_.block_count() - 1;
   const Tensor gradient = run.scratch.take(shape, ctx.dtype());
   head_loss(ctx, x, run.loss_chunk, losses, gradient);
-  if (observer != nullptr) observer->block_ready(head);
+  if (observer != nullptr) observer->gradients_done(head);
   for (std::size_t i = blocks_.size(); i-- > 0;) {
     if (run.recompute_blocks) {
       const ArenaScope drop(run.recompute), output(run.scratch);
@@ -159,10 +159,10 @@ void Transformer::forward_backward(const Execution& run, const MicroBatchView& b
     } else {
       blocks_[i].backward(ctx, rotary_, gradient, saved_[i], gradient);
     }
-    if (observer != nullptr) observer->block_ready(static_cast<int>(i) + 1);
+    if (observer != nullptr) observer->gradients_done(static_cast<int>(i) + 1);
   }
   embed_backward(ctx, gradient);
-  if (observer != nullptr) observer->block_ready(0);
+  if (observer != nullptr) observer->gradients_done(0);
 }
 
 Tensor Transformer::forward_only(const Context& ctx, std::vector<Tensor>* residuals) {

@@ -10,11 +10,20 @@
 
 namespace neox {
 
-/// Told when all gradients of a block (ParameterStore's numbering) are final for this micro-batch.
-class GradientObserver {
+/// Told where in its work the model is, block by block (ParameterStore's numbering): this is where
+/// sharded weights are gathered and gradients reduced. One pass is one micro-batch.
+class BlockObserver {
  public:
-  virtual ~GradientObserver() = default;
-  virtual void block_ready(int block) = 0;
+  virtual ~BlockObserver() = default;
+  /// The block's weights are about to be read; they must be there on return. Forward passes take
+  /// blocks in ascending order, backward passes in descending order.
+  virtual void weights_needed(int block, bool backward) = 0;
+  /// They are not read again before the next weights_needed.
+  virtual void weights_done(int block) = 0;
+  /// The block's gradients are about to be written, or added to.
+  virtual void gradients_needed(int block) = 0;
+  /// The block's gradients of this micro-batch are complete.
+  virtual void gradients_done(int block) = 0;
 };
 
 /// Where a model runs and what the current call is. Arenas may be measuring (with a dry-run
@@ -50,7 +59,7 @@ class Transformer {
   /// Forward and backward of one micro-batch. losses f32 [rows]: cross-entropy of each token.
   /// Gradients of sum(weights * losses) are written (or added, Execution::accumulate).
   void forward_backward(const Execution& run, const MicroBatchView& batch, Tensor losses,
-                        GradientObserver* observer);
+                        BlockObserver* observer);
 
   /// Forward only, no dropout.
   void evaluate(const Execution& run, const MicroBatchView& batch, Tensor losses);

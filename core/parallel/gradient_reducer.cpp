@@ -18,7 +18,7 @@ void GradientReducer::begin() {
   pending_.clear();
 }
 
-void GradientReducer::block_ready(int block) {
+void GradientReducer::gradients_done(int block) {
   if (group_.size() == 1) return;
   const std::int64_t ready = store_.block_range(block).end;
   require(ready >= sent_, "internal error: block {} became ready out of order",

@@ -120,7 +120,7 @@ double ModelRunner::masked_loss_sum(const MicroBatch& batch) {
 
 double ModelRunner::forward_backward(const MicroBatch& batch, double gradient_scale,
                                      std::int64_t step, bool accumulate,
-                                     GradientObserver* observer) {
+                                     BlockObserver* observer) {
   const MicroBatchView view = upload(batch, gradient_scale);
   model_.forward_backward(execution(ops_, step, accumulate), view, losses_, observer);
   return masked_loss_sum(batch);

@@ -39,7 +39,7 @@ class ModelRunner {
   /// Forward and backward. The gradient is that of sum(mask * loss) * gradient_scale. Returns
   /// sum(mask * loss).
   double forward_backward(const MicroBatch& batch, double gradient_scale, std::int64_t step,
-                          bool accumulate, GradientObserver* observer);
+                          bool accumulate, BlockObserver* observer);
   /// sum(mask * loss), no dropout, no gradients.
   double evaluate(const MicroBatch& batch);
 

@@ -76,9 +76,10 @@ void CudaElementwise::residual_add(Stream& stream, ConstTensor residual, ConstTe
                                    const Dropout& dropout_b, Tensor y) const {
   const DType t = y.dtype;
   run(stream, "residual_add", [&](const cuda::Launch& launch) {
-    cuda::dropout_sum(launch, t,
-                      {input(residual, t), input(a, t), b ? input(b, t) : nullptr, dropout_a,
-                       dropout_b, output(y, t), y.rows(), y.cols()});
+    cuda::dropout_sum(
+        launch, t,
+        {residual ? input(residual, t) : nullptr, input(a, t), b ? input(b, t) : nullptr, dropout_a,
+         dropout_b, output(y, t), y.rows(), y.cols()});
   });
 }
 

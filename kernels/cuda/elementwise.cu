@@ -127,13 +127,15 @@ void launch_add(const Launch& launch, const void* x, void* y, std::int64_t n) {
 void dropout_sum(const Launch& launch, DType dtype, const DropoutSum& sum) {
   visit_float(dtype, [&](auto zero) {
     using T = decltype(zero);
-    if (sum.residual == nullptr && sum.b == nullptr) {
-      return launch_sum<T, false, false, true, false>(launch, sum);
-    }
-    with_flag(sum.dropout_a.p > 0.0f, [&](auto drop_a) {
-      if (sum.b == nullptr) return launch_sum<T, true, false, drop_a(), false>(launch, sum);
-      with_flag(sum.dropout_b.p > 0.0f,
-                [&](auto drop_b) { launch_sum<T, true, true, drop_a(), drop_b()>(launch, sum); });
+    with_flag(sum.residual != nullptr, [&](auto has_residual) {
+      with_flag(sum.dropout_a.p > 0.0f, [&](auto drop_a) {
+        if (sum.b == nullptr) {
+          return launch_sum<T, has_residual(), false, drop_a(), false>(launch, sum);
+        }
+        with_flag(sum.dropout_b.p > 0.0f, [&](auto drop_b) {
+          launch_sum<T, has_residual(), true, drop_a(), drop_b()>(launch, sum);
+        });
+      });
     });
   });
 }

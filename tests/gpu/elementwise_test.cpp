@@ -156,8 +156,16 @@ void check_dropout_sums(Device device) {
         ops.residual_add(s, rm, am, da, bm, db, y);
         ops.dropout(s, am, da, alone);
         Array result = y.read();
-        const Array more = alone.read();
-        result.insert(result.end(), more.begin(), more.end());
+        const auto append = [&](const Array& more) {
+          result.insert(result.end(), more.begin(), more.end());
+        };
+        append(alone.read());
+        for (const Dropout& d : {Dropout{}, db}) {  // without a residual; y may be a
+          ops.residual_add(s, {}, am, d, bm, Dropout{}, y);
+          append(y.read());
+          ops.residual_add(s, {}, am, d, {}, Dropout{}, am);
+          append(am.read());
+        }
         return result;
       };
       expect_as_cpu(device, dtype, compute,
