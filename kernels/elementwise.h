@@ -2,27 +2,10 @@
 // Activations, residual sums, dropout, casts.
 
 #include "core/base/model_types.h"
-#include "core/base/rng.h"
 #include "core/tensor/tensor.h"
+#include "kernels/dropout.h"
 
 namespace neox {
-
-/// Dropout of a tensor [rows, width] whose rows are tokens. An element is kept when the Philox draw
-/// of its *global* index is >= p, and then scaled by 1/(1-p); so masks do not depend on the layout.
-/// Global index of (row r, column c), with sample = first_sample + r / local_seq and
-/// position = first_position + r % local_seq: (sample * global_seq + position) * width + c.
-/// Hence rows [first_row, first_row + n) of the flat rows [samples * seq] of a micro-batch (a shard
-/// of sequence parallelism, which may begin and end inside a sample) are described by
-/// local_seq = global_seq = seq and first_position = first_row, which may be >= seq: the index is
-/// then (first_sample * seq + first_row + r) * width + c, linear in r across samples.
-struct Dropout {
-  float p = 0.0f;  ///< probability of zero; 0 is the identity
-  RngKey key{};
-  std::int64_t first_sample = 0;    ///< index of row 0's sample in the global batch
-  std::int64_t local_seq = 1;       ///< rows per sample held here
-  std::int64_t first_position = 0;  ///< position of a sample's first row held here
-  std::int64_t global_seq = 1;      ///< positions per sample
-};
 
 class ElementwiseOps {
  public:

@@ -20,7 +20,7 @@ struct RowDropout {
 template <>
 struct RowDropout<true> {
   RowDropout(const Dropout& dropout, std::int64_t row, std::int64_t width)
-      : draws(dropout), base(simd::first_element(dropout, row, width)) {}
+      : draws(dropout), base(first_element(dropout, row, width)) {}
   /// Makes ready the draws of columns [column, column + n) and returns n.
   std::int64_t prepare(std::int64_t column) { return draws.prepare(base + column); }
   /// Dropout of the lanes whose first is `offset` columns after the last prepare()'s.

@@ -38,7 +38,7 @@ struct OperatorCounts {
 };
 
 /// Accepts tensors without memory (data == nullptr) and never touches any.
-class DryRunBackend final : public Backend {
+class DryRunBackend : public Backend {
  public:
   /// Pretends to be `device`. `real` answers what depends on an implementation: fast() and the
   /// workspace of attention_backward; it must outlive this object.
