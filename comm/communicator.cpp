@@ -144,6 +144,12 @@ void Communicator::check_peer(const char* operation, int peer) const {
           size());
 }
 
+std::unique_ptr<Communicator> Communicator::subgroup(const std::vector<int>& members) {
+  const auto me = std::find(members.begin(), members.end(), rank());
+  require(me != members.end(), "subgroup: rank {} is not among the members of its group", rank());
+  return split(members.front(), static_cast<int>(me - members.begin()));
+}
+
 std::unique_ptr<Communicator> make_self_communicator() {
   return std::make_unique<SelfCommunicator>();
 }

@@ -62,6 +62,9 @@ class Communicator {
   virtual int size() const = 0;
   /// Ranks of equal `color` form a new group, ordered by `key`. Collective.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
+  /// The group of `members` (ranks of this group, ascending, this rank among them). Collective: all
+  /// ranks call it together, each with the members of its own group.
+  virtual std::unique_ptr<Communicator> subgroup(const std::vector<int>& members);
 
   virtual Work all_reduce(Tensor inout, ReduceOp op, Stream& stream) = 0;
   /// out [n] = part rank() of the reduction of in [size*n]; `out` may be that part of `in`.
@@ -116,6 +119,12 @@ inline void Work::wait(Stream& stream) const {
 
 /// A group of one: every operation is a copy or nothing.
 std::unique_ptr<Communicator> make_self_communicator();
+
+/// Rank `rank` of a group of `size` that does not exist, for dry runs: operations take tensors
+/// without memory, do nothing and are done at once; traffic is counted as everywhere. Host
+/// collectives leave this rank's own values, and gathers yield `size` copies of its own text.
+/// split() is not possible (nobody knows the others' colors): use subgroup().
+std::unique_ptr<Communicator> make_dry_run_communicator(int rank, int size);
 
 /// All ranks agree that everything went well. Each passes its own error text (empty = fine); when
 /// any is not empty, every rank throws the same Error: "<what> failed on rank R (host): text"; a
