@@ -61,14 +61,34 @@ TEST(OptionTable, IsCompleteAndSpeaks) {
   EXPECT_EQ(sections_used.size(), sections().size());
 }
 
+constexpr const char* kTrialValues[] = {"1",
+                                        "0.5",
+                                        "3",
+                                        "true",
+                                        "false",
+                                        "x",
+                                        "0.5, 0.5",
+                                        "7, 8",
+                                        "rmsnorm",
+                                        "learned",
+                                        "swiglu",
+                                        "small_init",
+                                        "bfloat16",
+                                        "cosine",
+                                        "log",
+                                        "hdf5",
+                                        "CharLevelTokenizer",
+                                        "5,5",
+                                        "1,2,3",
+                                        "gpipe",
+                                        "full"};
+
 // A field that no option reaches could not be set, printed, or kept in a checkpoint.
 TEST(OptionTable, ReachesEveryField) {
   Config changed;
   for (const Option& option : options()) {
     const std::string usual = default_text(option);
-    for (const char* text : {"1", "0.5", "3", "true", "false", "x", "0.5, 0.5", "7, 8", "rmsnorm",
-                             "learned", "swiglu", "small_init", "bfloat16", "cosine", "log", "hdf5",
-                             "CharLevelTokenizer", "5,5", "1,2,3"}) {
+    for (const char* text : kTrialValues) {
       Config trial = changed;
       if (!set_value(option, trial, text).empty() || value_text(option, trial) == usual) continue;
       EXPECT_NE(trial, changed) << option.key() << " has no field of its own";
@@ -81,7 +101,7 @@ TEST(OptionTable, ReachesEveryField) {
   }
   // Size of the structs: a new field without an option changes this sum; declare the option, then
   // update.
-  EXPECT_EQ(options().size(), 102u);
+  EXPECT_EQ(options().size(), 111u);
   EXPECT_EQ(parse_ini_text(effective_ini(changed, changed), "printed"), changed);
 }
 
