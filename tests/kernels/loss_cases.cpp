@@ -110,7 +110,7 @@ Tensor part_of(const OpTensors& v, std::size_t rank) {
 /// losses, backward the gradients of each.
 OpCase parallel_case(std::int64_t rows, std::int64_t ranks, std::int64_t columns,
                      std::int64_t valid, DType t, const LossOptions& o) {
-  OpCase test{"parallel_cross_entropy",
+  OpCase test{"cross_entropy",
               fmt::format("{} ranks {}x{} of {} {} to {}{}", ranks, rows, valid, ranks * columns,
                           name_of(o.logits), name_of(o.gradient), o.in_place ? " in place" : ""),
               t};
