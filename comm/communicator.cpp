@@ -102,17 +102,17 @@ class SelfCommunicator final : public Communicator {
   }
 };
 
-std::string host_name() {
-  char name[256] = {};
-  return gethostname(name, sizeof name - 1) == 0 ? name : "unknown host";
-}
-
 void check_same_type(const char* operation, DType in, DType out) {
   require(in == out, "{}: input is {} and output is {}; both must have one type", operation,
           name_of(in), name_of(out));
 }
 
 }  // namespace
+
+std::string host_name() {
+  char name[256] = {};
+  return gethostname(name, sizeof name - 1) == 0 ? name : "unknown host";
+}
 
 void Communicator::check_all_reduce(ConstTensor inout, ReduceOp) const {
   require(bool(inout), "all_reduce: the tensor is empty");

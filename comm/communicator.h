@@ -126,6 +126,9 @@ std::unique_ptr<Communicator> make_self_communicator();
 /// split() is not possible (nobody knows the others' colors): use subgroup().
 std::unique_ptr<Communicator> make_dry_run_communicator(int rank, int size);
 
+/// Of the node this process runs on.
+std::string host_name();
+
 /// All ranks agree that everything went well. Each passes its own error text (empty = fine); when
 /// any is not empty, every rank throws the same Error: "<what> failed on rank R (host): text"; a
 /// group of one: "<what> failed: text". Collective.

@@ -24,9 +24,8 @@ int rank_of(const Coordinates& at, const ParallelLayout& layout) {
 }
 
 std::string_view name_of(GroupKind kind) {
-  constexpr std::string_view kNames[] = {"tensor", "context",       "data",
-                                         "pipe",   "pipe backward", "model",
-                                         "stage",  "embedding"};
+  constexpr std::string_view kNames[] = {"tensor",        "context", "data",  "pipe",
+                                         "pipe backward", "model",   "stage", "embedding"};
   return kNames[static_cast<std::size_t>(kind)];
 }
 
@@ -74,9 +73,10 @@ std::vector<int> group_members(GroupKind kind, int rank, const ParallelLayout& l
 
 Topology::Topology(Communicator& world, const ParallelLayout& layout)
     : world_(world), layout_(layout), at_(coordinates_of(world.rank(), layout)) {
-  require(layout.world() == world.size(),
-          "the layout has {} ranks (tensor {} x context {} x data {} x pipe {}), but the job has {}",
-          layout.world(), layout.tensor, layout.context, layout.data, layout.pipe, world.size());
+  require(
+      layout.world() == world.size(),
+      "the layout has {} ranks (tensor {} x context {} x data {} x pipe {}), but the job has {}",
+      layout.world(), layout.tensor, layout.context, layout.data, layout.pipe, world.size());
   for (std::size_t kind = 0; kind < groups_.size(); ++kind) {
     groups_[kind] =
         world.subgroup(group_members(static_cast<GroupKind>(kind), world.rank(), layout));
@@ -89,23 +89,22 @@ constexpr int kShownRanks = 32;
 
 std::string rank_line(int rank, const ParallelLayout& layout, const std::string& host) {
   const Coordinates at = coordinates_of(rank, layout);
-  return fmt::format("  {:>5}  {:<20} {:>4} {:>7} {:>5} {:>6}\n", rank, host, at.pipe, at.data,
-                     at.context, at.tensor);
+  return fmt::format("  rank {} on {}: pipe {}, data {}, context {}, tensor {}\n", rank, host,
+                     at.pipe, at.data, at.context, at.tensor);
 }
 
 }  // namespace
 
 std::string describe(const ParallelLayout& layout, const std::vector<std::string>& hosts) {
-  std::string text =
-      fmt::format("  {:>5}  {:<20} {:>4} {:>7} {:>5} {:>6}\n", "rank", "host", "pipe", "data",
-                  "ctx", "tensor");
+  std::string text;
   const int ranks = layout.world();
   for (int rank = 0; rank < ranks; ++rank) {
     if (ranks > kShownRanks && rank == kShownRanks / 2) {
       const int left_out = ranks - kShownRanks;
-      text += fmt::format("  ... {} more ranks in the same order (tensor fastest, then context, "
-                          "data, pipe) ...\n",
-                          left_out);
+      text += fmt::format(
+          "  ... {} more ranks in the same order (tensor fastest, then context, "
+          "data, pipe) ...\n",
+          left_out);
       rank += left_out;
     }
     text += rank_line(rank, layout, hosts.at(static_cast<std::size_t>(rank)));

@@ -61,9 +61,7 @@ class Topology {
   const ParallelLayout& layout() const { return layout_; }
   const Coordinates& at() const { return at_; }
   Communicator& world() const { return world_; }
-  Communicator& group(GroupKind kind) const {
-    return *groups_[static_cast<std::size_t>(kind)];
-  }
+  Communicator& group(GroupKind kind) const { return *groups_[static_cast<std::size_t>(kind)]; }
   Communicator& tensor() const { return group(GroupKind::tensor); }
   Communicator& data() const { return group(GroupKind::data); }
   Communicator& embedding() const { return group(GroupKind::embedding); }

@@ -93,15 +93,6 @@ constexpr const char* kCheckpointActivations = "parallel.checkpoint_activations"
 // Options whose implementation is still to come; a line goes when its option works.
 void refuse_unimplemented(const Config& config, Checker& c) {
   const ParallelConfig& p = config.parallel;
-  c.check(p.pipe_parallel_size == 1, kPipe,
-          "not implemented yet; set it to 1, and the ranks are used data-parallel");
-  c.check(p.model_parallel_size == 1, kTensor,
-          "not implemented yet; set it to 1, and the ranks are used data-parallel");
-  c.check(p.zero_stage == 0, "parallel.zero_stage", "not implemented yet; set it to 0");
-  c.check(p.gradient_reduce_dtype == DType::f32, "parallel.gradient_reduce_dtype",
-          "not implemented yet; set it to fp32");
-  c.check(p.recompute != "selective", kRecompute, "not implemented yet; set it to none or full");
-  c.check(p.recompute != "first_n", kRecompute, "not implemented yet; set it to none or full");
   c.check(p.replica_check_interval == 0, "parallel.replica_check_interval",
           "not implemented yet; set it to 0");
   c.check(config.batch.rampup_batch_size.empty(), "batch.rampup_batch_size",

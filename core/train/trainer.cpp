@@ -8,7 +8,6 @@
 #include "core/base/log.h"
 #include "core/base/version.h"
 #include "core/config/describe.h"
-#include "core/model/init.h"
 #include "core/optim/lr_schedule.h"
 #include "core/train/checkpoint_policy.h"
 #include "core/train/signals.h"
@@ -38,44 +37,18 @@ BatchLoaderOptions loader_options(const Config& config, const Communicator& grou
   return options;
 }
 
-ShardPlan shard_plan(const Config& config, const Communicator& data_group) {
-  ShardPlan plan;
-  plan.rank = data_group.rank();
-  plan.size = data_group.size();
-  plan.bucket_elements =
-      static_cast<std::int64_t>(config.parallel.gradient_bucket_mb * 1024 * 1024 / 4);
-  return plan;
-}
-
 }  // namespace
 
-Trainer::Trainer(Communicator& group, const Config& config, std::string config_text)
-    : group_(group),
-      config_(config),
-      config_text_(std::move(config_text)),
-      ops_(make_backend(Device{})),
-      stream_(make_stream(Device{})),
-      model_(config.model) {
+Trainer::Trainer(Communicator& world, const Config& config, std::string config_text)
+    : world_(world), config_(config), config_text_(std::move(config_text)) {
   check_agreement();
   data_ = open_run_data(config_);
-  model_.commit(*ops_, *stream_, config_.precision.precision, StoreMode::training, false,
-                shard_plan(config_, group_));
-  optimizer_.emplace(model_.parameters(), config_.optimizer, *ops_, *stream_, &group_);
-  RunnerOptions options;
-  options.micro_batch = config_.batch.train_micro_batch_size_per_gpu;
-  options.seq_length = config_.model.seq_length;
-  options.micro_batches = config_.batch.gradient_accumulation_steps;
-  if (config_.parallel.checkpoint_activations) options.recompute = Recompute::full;
-  options.loss_chunk = config_.train.cross_entropy_chunk;
-  options.dropout_seed = static_cast<std::uint64_t>(config_.train.seed_dropout);
-  runner_.emplace(model_, *ops_, *stream_, PipelinePlace{}, TensorParallel{}, TensorParallel{},
-                  options);
-  data_parallel_.emplace(model_.parameters(), GradientGroups{&group_}, *ops_, *stream_);
+  engine_.emplace(world_, config_);
   start();
   if (!config_.checkpoint.save.empty()) {
-    prepare_checkpoint_directory(group_, config_.checkpoint.save);
+    prepare_checkpoint_directory(world_, config_.checkpoint.save);
   }
-  log_ = std::make_unique<TrainingLog>(config_, group_, progress_.step,
+  log_ = std::make_unique<TrainingLog>(config_, world_, progress_.step,
                                        flops_per_token(config_.model, config_.model.seq_length));
   print_summary();
 }
@@ -84,8 +57,8 @@ Trainer::~Trainer() = default;
 
 void Trainer::check_agreement() const {
   const auto mine = fmt::format("neox {}\n{}", version(), canonical_text(config_));
-  const std::string first = group_.host_broadcast(mine, 0);
-  agree(group_, "the comparison of configurations",
+  const std::string first = world_.host_broadcast(mine, 0);
+  agree(world_, "the comparison of configurations",
         mine == first ? ""
                       : "this rank was started with another program version or configuration than "
                         "rank 0; start all ranks with the same command");
@@ -107,16 +80,16 @@ void Trainer::start() {
             source);
     return;
   }
-  initialise_parameters(model_.parameters(), config_.model,
-                        static_cast<std::uint64_t>(config_.train.seed_init), *ops_, *stream_);
+  engine_->initialise(static_cast<std::uint64_t>(config_.train.seed_init));
 }
 
 bool Trainer::resume_from(const std::string& directory, LoadScope scope) {
   const auto reader = config_.checkpoint.iteration >= 0
-                          ? open_step(group_, directory, config_.checkpoint.iteration)
-                          : open_newest(group_, directory);
+                          ? open_step(world_, directory, config_.checkpoint.iteration)
+                          : open_newest(world_, directory);
   if (reader == nullptr) return false;
-  progress_ = load_run(*reader, model_, &*optimizer_, scope, *ops_, *stream_);
+  progress_ = load_run(*reader, engine_->model(), &engine_->optimizer(), scope, engine_->ops(),
+                       engine_->stream());
   if (directory == config_.checkpoint.save) last_saved_step_ = progress_.step;
   log_info("{} {} (step {}, {} samples)",
            scope == LoadScope::weights_only ? "weights taken from" : "resuming from",
@@ -125,38 +98,50 @@ bool Trainer::resume_from(const std::string& directory, LoadScope scope) {
 }
 
 void Trainer::print_summary() const {
-  const ParameterStore& store = model_.parameters();
+  const Topology& topology = engine_->topology();
+  const ParallelLayout& layout = topology.layout();
+  const DType dtype = engine_->model().parameters().compute_dtype();
   log_info("model: {} parameters, {} layers, hidden {}, {} heads, vocabulary {} (padded {}), {}",
-           format_grouped(store.parameter_count()), config_.model.num_layers,
+           format_grouped(count_parameters(config_.model)), config_.model.num_layers,
            config_.model.hidden_size, config_.model.num_attention_heads, config_.model.vocab_size,
-           config_.model.padded_vocab_size(), name_of(store.compute_dtype()));
-  log_info("batch: {} samples = {} ranks x {} micro-batches of {} samples x {} tokens",
-           config_.batch.train_batch_size, group_.size(), config_.batch.gradient_accumulation_steps,
-           config_.batch.train_micro_batch_size_per_gpu, config_.model.seq_length);
+           config_.model.padded_vocab_size(), name_of(dtype));
+  log_info(
+      "batch: {} samples = {} data-parallel rank{} x {} micro-batches of {} samples x {} tokens",
+      config_.batch.train_batch_size, layout.data, layout.data == 1 ? "" : "s",
+      config_.batch.gradient_accumulation_steps, config_.batch.train_micro_batch_size_per_gpu,
+      config_.model.seq_length);
+  const std::vector<std::string> hosts = world_.host_all_gather(host_name());
+  if (world_.size() > 1) {
+    log_info("layout: tensor {}{} x data {} (ZeRO {}) x pipe {} ({})\n{}", layout.tensor,
+             engine_->model().partition().rows_sharded ? " (rows sharded)" : "", layout.data,
+             config_.parallel.zero_stage, layout.pipe, config_.parallel.pipeline_schedule,
+             describe(layout, hosts));
+  }
+  if (world_.rank() == 0) {
+    for (const std::string& warning : placement_warnings(layout, hosts)) log_warning("{}", warning);
+  }
+  log_info("memory on rank 0:\n{}", engine_->memory_plan().table());
   log_info("data:\n{}", describe(data_));
-  if (!ops_->fast(store.compute_dtype())) {
+  if (!engine_->ops().fast(dtype)) {
     log_warning(
         "this CPU has no instructions for {} products: they run in f32, slower; consider "
         "precision.precision = fp32",
-        name_of(store.compute_dtype()));
+        name_of(dtype));
   }
 }
 
 Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr,
                                         const StopSignals& signals) {
   std::int64_t tokens = batch.loss_tokens;
-  group_.host_all_reduce(std::span(&tokens, 1), ReduceOp::sum);
+  engine_->topology().data().host_all_reduce(std::span(&tokens, 1), ReduceOp::sum);
   // A batch that is masked as a whole has no loss and no gradient.
   const double scale = tokens > 0 ? 1.0 / static_cast<double>(tokens) : 0.0;
-  data_parallel_->begin_step(static_cast<std::int64_t>(batch.micro_batches.size()));
-  const double loss_sum =
-      runner_->train(batch.micro_batches, scale, progress_.step, *data_parallel_);
-  data_parallel_->finish_gradients();
+  const Engine::StepResult mine =
+      engine_->train_step(batch.micro_batches, scale, progress_.step, lr);
+  std::array<double, 2> sums = {mine.loss_sum, signals.received() != 0 ? 1.0 : 0.0};
+  world_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
   StepResult result;
-  result.grad_norm = optimizer_->step(lr);
-  data_parallel_->gather_weights();
-  std::array<double, 2> sums = {loss_sum, signals.received() != 0 ? 1.0 : 0.0};
-  group_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
+  result.grad_norm = mine.grad_norm;
   result.loss = sums[0] * scale;
   result.stop_requested = sums[1] > 0.0;
   result.tokens = tokens;
@@ -181,14 +166,16 @@ void Trainer::check_step(const StepResult& result) {
 double Trainer::evaluate() {
   log_->activity("validating");
   const std::int64_t steps = config_.train.eval_iters;
-  BatchLoader loader(*data_.valid, loader_options(config_, group_, steps), 0);
+  BatchLoader loader(*data_.valid, loader_options(config_, engine_->topology().data(), steps), 0);
   std::array<double, 2> sums = {0.0, 0.0};
   for (std::int64_t i = 0; i < steps; ++i) {
     const StepBatch& batch = loader.next();
-    sums[0] += runner_->evaluate(batch.micro_batches, *data_parallel_);
-    sums[1] += static_cast<double>(batch.loss_tokens);
+    sums[0] += engine_->evaluate(batch.micro_batches);
+    // One rank of each model counts its tokens.
+    const Coordinates& at = engine_->topology().at();
+    if (at.tensor == 0 && at.pipe == 0) sums[1] += static_cast<double>(batch.loss_tokens);
   }
-  group_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
+  world_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
   log_->activity("");
   return sums[1] > 0.0 ? sums[0] / sums[1] : 0.0;
 }
@@ -201,7 +188,8 @@ void Trainer::save() {
                 progress_.step);
     return;
   }
-  const SaveReport report = save_run(group_, model_, *optimizer_, config_, config_text_, progress_);
+  const SaveReport report =
+      save_run(world_, engine_->model(), engine_->optimizer(), config_, config_text_, progress_);
   log_->activity("");
   last_saved_step_ = progress_.step;
   log_info("saved {} ({} in {:.2f} s, {:.2f} GB/s)", report.path,
@@ -221,7 +209,8 @@ StopReason Trainer::run() {
     log_info("nothing to do: the run stands at step {} of {}", progress_.step, last);
     return StopReason::finished;
   }
-  BatchLoader loader(*data_.train, loader_options(config_, group_, last - progress_.step),
+  BatchLoader loader(*data_.train,
+                     loader_options(config_, engine_->topology().data(), last - progress_.step),
                      progress_.consumed_samples);
   while (progress_.step < last) {
     const auto begin = std::chrono::steady_clock::now();
