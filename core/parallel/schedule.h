@@ -31,8 +31,7 @@ ScheduleKind schedule_kind(std::string_view name);
 /// Messages are asynchronous: the action starts one and goes on.
 ///  - receive_*: posts a receive into a free buffer. The forward, backward or backward_input with
 ///    the same micro-batch and chunk waits for it. At most receive_bound() messages of a channel
-///    are posted whose computation has not ended; receives are posted at least one computation
-///    ahead.
+///    are posted whose computation has not ended; receives are posted well before.
 ///  - send_*: sends what the computation just before with the same micro-batch and chunk made
 ///    (forward: its output; backward, backward_input: the gradient of its input). At most
 ///    kSendsInFlight earlier sends of the channel may be under way: the action first waits for
@@ -124,8 +123,10 @@ StageBuffers stage_buffers(const Schedule& schedule, int stage);
 int activation_bound(const Schedule& schedule, int stage);
 
 enum class Channel : std::uint8_t { forward, backward };
-/// The documented bound of StageBuffers::receive_forward and receive_backward: 2, or 2 + G - p
-/// where the chunks wrap around (forward: on stage 0; backward: on the last stage).
+/// The documented bound of StageBuffers::receive_forward and receive_backward: 2; more where
+/// otherwise a sender would wait for a receive: G - p more where the chunks wrap around (forward:
+/// on stage 0; backward: on the last stage), (p - 3) / 2 more with interleaved chunks. With that
+/// many, sends that wait for their receive make no schedule slower than buffered ones.
 int receive_bound(const Schedule& schedule, int stage, Channel channel);
 
 /// Where a virtual stage lies.
