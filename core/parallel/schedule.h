@@ -124,9 +124,10 @@ int activation_bound(const Schedule& schedule, int stage);
 
 enum class Channel : std::uint8_t { forward, backward };
 /// The documented bound of StageBuffers::receive_forward and receive_backward: 2; more where
-/// otherwise a sender would wait for a receive: G - p more where the chunks wrap around (forward:
-/// on stage 0; backward: on the last stage), (p - 3) / 2 more with interleaved chunks. With that
-/// many, sends that wait for their receive make no schedule slower than buffered ones.
+/// otherwise a sender would wait for a receive: G - p more where the chunks wrap around (forward: on
+/// stage 0; backward: on the last stage), (p - 3) / 2 more with interleaved chunks. With that many,
+/// sends that wait for their receive make no schedule slower than buffered ones, as long as a weight
+/// gradient takes no longer than an input gradient.
 int receive_bound(const Schedule& schedule, int stage, Channel channel);
 
 /// Where a virtual stage lies.

@@ -52,6 +52,13 @@ class StageCheck {
   bool took_backward_message(const Action& a) const {
     return s_.stages > 1 && !is_last(s_, stage_, a.chunk);
   }
+  static Action neighbour(Action a, int chunks) {
+    a.chunk += chunks;
+    return a;
+  }
+  bool did_backward(const Action& a) const {
+    return done(ActionKind::backward, a) || done(ActionKind::backward_input, a);
+  }
   bool inference() const { return s_.kind == ScheduleKind::forward_only; }
 
   void complain(const Action& a, std::string_view what) {
@@ -79,6 +86,9 @@ class StageCheck {
       case ActionKind::forward:
         needs(!took_forward_message(a) || done(ActionKind::receive_forward, a), a,
               "comes before its receive is posted");
+        // On a single stage the chunks hand tensors to each other without messages.
+        needs(s_.stages > 1 || a.chunk == 0 || done(ActionKind::forward, neighbour(a, -1)), a,
+              "comes before the chunk before it");
         computes_output(a, Channel::forward, took_backward_message(a));
         break;
       case ActionKind::backward:
@@ -117,6 +127,8 @@ class StageCheck {
     const ActionKind other =
         a.kind == ActionKind::backward ? ActionKind::backward_input : ActionKind::backward;
     needs(!done(other, a), a, "comes a second time");
+    needs(s_.stages > 1 || a.chunk + 1 == s_.chunks || did_backward(neighbour(a, 1)), a,
+          "comes before the chunk after it");
     in_order(a, next_backward_);
     if (a.kind == ActionKind::backward) in_order(a, next_weight_);
   }

@@ -49,7 +49,7 @@ TEST(Schedule, OneForwardOneBackward) {
 
 TEST(Schedule, InputGradientIsSentBeforeTheWeightGradient) {
   const Schedule s = make_schedule(one_f_one_b, 2, 1, 2);
-  EXPECT_EQ(all_actions(s, 0), "F0 sf0:1 rb0:1 F1 sf1:1 rb1:1 BW0 BW1");
+  EXPECT_EQ(all_actions(s, 0), "rb0:1 F0 sf0:1 F1 sf1:1 rb1:1 BW0 BW1");
   EXPECT_EQ(all_actions(s, 1), "rf0:0 rf1:0 F0 B0 sb0:0 W0 F1 B1 sb1:0 W1");
   for (const ScheduleKind kind : {one_f_one_b, interleaved, zb_h1}) {
     const Schedule t = make_schedule(kind, 4, kind == interleaved ? 2 : 1, 8);

@@ -4,6 +4,7 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <stdexcept>
 #include <utility>
 
@@ -46,6 +47,7 @@ struct Wire {
 };
 struct Stage {
   std::size_t next = 0;
+  std::set<Pass> forwards;
   std::map<Pass, std::uint64_t> inputs, output_gradients, last_outputs;
   std::map<Pass, Receive> receives[2];
   std::optional<std::pair<Pass, std::uint64_t>> output[2];  // computed, to be sent
@@ -138,7 +140,8 @@ class Pipeline {
       stage.last_outputs.erase(handed);
     }
     const std::uint64_t y = layer_forward(layer, x);
-    must(stage.inputs.emplace(pass, x).second, "a second forward");
+    must(stage.forwards.insert(pass).second, "a second forward");
+    stage.inputs.emplace(pass, x);
     must(static_cast<int>(stage.inputs.size()) <= activation_bound(s_, r), "too many activations");
     if (s_.kind == ScheduleKind::forward_only) stage.inputs.erase(pass);
     if (layer == last) {
@@ -162,7 +165,9 @@ class Pipeline {
       if (!message) return false;
       dy = *message;
     } else if (layer < last) {
-      dy = input_gradients_.at({pass.first, pass.second + 1});
+      const auto handed = input_gradients_.find({pass.first, pass.second + 1});
+      must(handed != input_gradients_.end(), "the chunk after has not run");
+      dy = handed->second;
     }
     const std::uint64_t dx = layer_backward(layer, stage.inputs[pass], dy);
     must(stage.output_gradients.emplace(pass, dy).second, "a second backward_input");
