@@ -79,7 +79,8 @@ struct Schedule {
 inline constexpr std::int64_t kMaxPasses = 1 << 21;
 
 /// The schedule of one step of `micro_batches` micro-batches. Gradients of every weight are added
-/// in the order of the micro-batches, in every kind.
+/// in the order of the micro-batches, in every kind; also those of the output layer, which belong
+/// to the forward of the last virtual stage.
 ///  - gpipe: all forwards, then all backwards, chunk after chunk.
 ///  - one_f_one_b: chunks must be 1. Input gradients are sent before weight gradients.
 ///  - interleaved: 1F1B over virtual stages; with one chunk it is one_f_one_b.
@@ -124,10 +125,10 @@ int activation_bound(const Schedule& schedule, int stage);
 
 enum class Channel : std::uint8_t { forward, backward };
 /// The documented bound of StageBuffers::receive_forward and receive_backward: 2; more where
-/// otherwise a sender would wait for a receive: G - p more where the chunks wrap around (forward: on
-/// stage 0; backward: on the last stage), (p - 3) / 2 more with interleaved chunks. With that many,
-/// sends that wait for their receive make no schedule slower than buffered ones, as long as a weight
-/// gradient takes no longer than an input gradient.
+/// otherwise a sender would wait for a receive: G - p more where the chunks wrap around (forward:
+/// on stage 0; backward: on the last stage), (p - 3) / 2 more with interleaved chunks. With that
+/// many, sends that wait for their receive make no schedule slower than buffered ones, as long as a
+/// weight gradient takes no longer than an input gradient.
 int receive_bound(const Schedule& schedule, int stage, Channel channel);
 
 /// Where a virtual stage lies.

@@ -24,7 +24,7 @@ class StageCheck {
       : s_(s), stage_(stage), problems_(problems), next_backward_(chunks(), 0) {
     const std::size_t passes = chunks() * static_cast<std::size_t>(s.micro_batches);
     for (auto& done : done_) done.assign(passes, false);
-    next_weight_ = next_backward_;
+    next_loss_ = next_weight_ = next_backward_;
   }
 
   void run() {
@@ -89,6 +89,8 @@ class StageCheck {
         // On a single stage the chunks hand tensors to each other without messages.
         needs(s_.stages > 1 || a.chunk == 0 || done(ActionKind::forward, neighbour(a, -1)), a,
               "comes before the chunk before it");
+        // The output layer's gradient is computed together with the loss.
+        if (is_last(s_, stage_, a.chunk)) in_order(a, next_loss_);
         computes_output(a, Channel::forward, took_backward_message(a));
         break;
       case ActionKind::backward:
@@ -205,8 +207,8 @@ class StageCheck {
   Problems& problems_;
   std::size_t at_ = 0;
   std::array<std::vector<bool>, kActionKinds> done_;  // [kind][micro_batch * chunks + chunk]
-  std::vector<int> next_backward_, next_weight_;      // [chunk]
-  std::array<int, 2> unsent_ = {-1, -1};              // [channel] pass
+  std::vector<int> next_backward_, next_weight_, next_loss_;  // [chunk]
+  std::array<int, 2> unsent_ = {-1, -1};                      // [channel] pass
 };
 
 // The messages of one kind on a stage, as the receiver names them.

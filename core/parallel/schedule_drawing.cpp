@@ -270,6 +270,7 @@ std::string draw_text(const Schedule& s, const Simulation& run, const TextDrawin
   std::string out;
   for (std::int64_t first = 0; first < std::max<std::int64_t>(1, whole); first += columns) {
     const std::int64_t last = std::min<std::int64_t>(whole, first + columns);
+    if (first > 0) out += '\n';
     for (int stage = 0; stage < s.stages; ++stage) {
       const auto& spans = run.timeline[static_cast<std::size_t>(stage)];
       out += fmt::format("{:<{}}", fmt::format("stage {}", stage), names);

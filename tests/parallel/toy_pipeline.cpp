@@ -148,6 +148,7 @@ class Pipeline {
       auto& loss = result_.losses[static_cast<std::size_t>(pass.first)];
       must(loss == 0, "a second loss");
       loss = y;
+      result_.head_gradient = mix(result_.head_gradient, y);
     } else if (s_.stages == 1) {
       stage.last_outputs[pass] = y;
     } else {
@@ -264,6 +265,7 @@ ToyResult run_toy_model(int layers, int micro_batches, bool with_backward) {
       x = layer_forward(layer, x);
     }
     out.losses.push_back(x);
+    out.head_gradient = mix(out.head_gradient, x);
     if (!with_backward) continue;
     std::uint64_t dy = loss_gradient(x);
     for (int layer = layers - 1; layer >= 0; --layer) {

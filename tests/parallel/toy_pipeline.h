@@ -14,7 +14,8 @@ struct ToyResult {
   std::string problem;  // empty: every action could be done
   // [stages * chunks]: depends on every value that a weight gradient adds up, and on their order.
   std::vector<std::uint64_t> gradients;
-  std::vector<std::uint64_t> losses;  // [micro_batches], in any order of computation
+  std::vector<std::uint64_t> losses;  // [micro_batches]
+  std::uint64_t head_gradient = 0;    // computed with the losses; depends on their order
   bool operator==(const ToyResult&) const = default;
 };
 
