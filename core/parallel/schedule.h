@@ -31,8 +31,7 @@ ScheduleKind schedule_kind(std::string_view name);
 /// Messages are asynchronous: the action starts one and goes on.
 ///  - receive_*: posts a receive into a free buffer. The forward, backward or backward_input with
 ///    the same micro-batch and chunk waits for it. At most receive_bound() messages of a channel
-///    are posted whose computation has not ended; receives are posted at least one computation
-///    ahead.
+///    are posted whose computation has not ended; receives are posted well before.
 ///  - send_*: sends what the computation just before with the same micro-batch and chunk made
 ///    (forward: its output; backward, backward_input: the gradient of its input). At most
 ///    kSendsInFlight earlier sends of the channel may be under way: the action first waits for
@@ -80,7 +79,8 @@ struct Schedule {
 inline constexpr std::int64_t kMaxPasses = 1 << 21;
 
 /// The schedule of one step of `micro_batches` micro-batches. Gradients of every weight are added
-/// in the order of the micro-batches, in every kind.
+/// in the order of the micro-batches, in every kind; also those of the output layer, which belong
+/// to the forward of the last virtual stage.
 ///  - gpipe: all forwards, then all backwards, chunk after chunk.
 ///  - one_f_one_b: chunks must be 1. Input gradients are sent before weight gradients.
 ///  - interleaved: 1F1B over virtual stages; with one chunk it is one_f_one_b.
@@ -124,8 +124,11 @@ StageBuffers stage_buffers(const Schedule& schedule, int stage);
 int activation_bound(const Schedule& schedule, int stage);
 
 enum class Channel : std::uint8_t { forward, backward };
-/// The documented bound of StageBuffers::receive_forward and receive_backward: 2, or 2 + G - p
-/// where the chunks wrap around (forward: on stage 0; backward: on the last stage).
+/// The documented bound of StageBuffers::receive_forward and receive_backward: 2; more where
+/// otherwise a sender would wait for a receive: G - p more where the chunks wrap around (forward:
+/// on stage 0; backward: on the last stage), (p - 3) / 2 more with interleaved chunks. With that
+/// many, sends that wait for their receive make no schedule slower than buffered ones, as long as a
+/// weight gradient takes no longer than an input gradient.
 int receive_bound(const Schedule& schedule, int stage, Channel channel);
 
 /// Where a virtual stage lies.
