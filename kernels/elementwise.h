@@ -11,6 +11,10 @@ namespace neox {
 /// of its *global* index is >= p, and then scaled by 1/(1-p); so masks do not depend on the layout.
 /// Global index of (row r, column c), with sample = first_sample + r / local_seq and
 /// position = first_position + r % local_seq: (sample * global_seq + position) * width + c.
+/// Hence rows [first_row, first_row + n) of the flat rows [samples * seq] of a micro-batch (a shard
+/// of sequence parallelism, which may begin and end inside a sample) are described by
+/// local_seq = global_seq = seq and first_position = first_row, which may be >= seq: the index is
+/// then (first_sample * seq + first_row + r) * width + c, linear in r across samples.
 struct Dropout {
   float p = 0.0f;  ///< probability of zero; 0 is the identity
   RngKey key{};
@@ -36,7 +40,8 @@ class ElementwiseOps {
   virtual void gated_activation_backward(Stream& stream, Activation kind, ConstTensor x,
                                          ConstTensor dy, Tensor dx) const = 0;
 
-  /// y = residual + dropout(a) + dropout(b); b may be empty. All T; y may be residual, a or b.
+  /// y = residual + dropout(a) + dropout(b); residual and b may be empty (= 0). All T; y may be
+  /// residual, a or b.
   virtual void residual_add(Stream& stream, ConstTensor residual, ConstTensor a,
                             const Dropout& dropout_a, ConstTensor b, const Dropout& dropout_b,
                             Tensor y) const = 0;

@@ -88,7 +88,7 @@ ConstTensor Transformer::output_weight() const {
 
 void Transformer::embed(const Context& ctx, Tensor y) const {
   const bool learned = position_embedding_ >= 0;
-  ctx.ops.embedding(ctx.stream, ctx.batch.ids, store_.weight(word_embedding_),
+  ctx.ops.embedding(ctx.stream, ctx.batch.ids, store_.weight(word_embedding_), 0,
                     learned ? ctx.batch.positions : ConstTensor{},
                     learned ? ConstTensor(store_.weight(position_embedding_)) : ConstTensor{}, y);
   const Dropout dropout = ctx.dropout(model_.hidden_dropout, RngPurpose::embedding_dropout, 0);
@@ -101,11 +101,11 @@ void Transformer::embed_backward(const Context& ctx, Tensor dy) const {
   const Tensor dwords = store_.grad(word_embedding_);
   // With tied weights the output layer has written this gradient already.
   if (!ctx.accumulates(word_embedding_) && output_ >= 0) fill_zero(ctx.stream, dwords);
-  ctx.ops.embedding_backward(ctx.stream, ctx.batch.ids, dy, dwords);
+  ctx.ops.embedding_backward(ctx.stream, ctx.batch.ids, dy, 0, dwords);
   if (position_embedding_ >= 0) {
     const Tensor dpositions = store_.grad(position_embedding_);
     if (!ctx.accumulates(position_embedding_)) fill_zero(ctx.stream, dpositions);
-    ctx.ops.embedding_backward(ctx.stream, ctx.batch.positions, dy, dpositions);
+    ctx.ops.embedding_backward(ctx.stream, ctx.batch.positions, dy, 0, dpositions);
   }
 }
 

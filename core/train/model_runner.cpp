@@ -18,11 +18,17 @@ ConstTensor host_view(const std::vector<T>& values) {
 }  // namespace
 
 std::string MemoryPlan::table() const {
-  const std::pair<const char*, std::size_t> lines[] = {
-      {"weights", weights},           {"main weights (f32)", main_weights},
-      {"gradients (f32)", gradients}, {"optimizer state", optimizer},
-      {"activations", activations},   {"recomputed block", recompute},
-      {"temporaries", scratch},       {"total", total()}};
+  const std::pair<const char*, std::size_t> lines[] = {{"weights", weights},
+                                                       {"main weights (f32)", main_weights},
+                                                       {"gradients (f32)", gradients},
+                                                       {"optimizer state", optimizer},
+                                                       {"gathered weights", moving.weights},
+                                                       {"blocks' gradients", moving.gradients},
+                                                       {"communication", moving.communication},
+                                                       {"activations", activations},
+                                                       {"recomputed block", recompute},
+                                                       {"temporaries", scratch},
+                                                       {"total", total()}};
   std::string text;
   for (const auto& [name, bytes] : lines) {
     if (bytes > 0) text += fmt::format("  {:<20} {:>12}\n", name, format_bytes(bytes));

@@ -6,7 +6,7 @@
 #include <span>
 #include <string>
 
-#include "core/model/transformer.h"
+#include "core/parallel/data_parallel.h"
 #include "io/data/batch_loader.h"
 
 namespace neox {
@@ -22,9 +22,11 @@ struct RunnerOptions {
 /// Bytes on one rank, by what they are for.
 struct MemoryPlan {
   std::size_t weights = 0, main_weights = 0, gradients = 0, optimizer = 0;
+  DataParallelMemory moving{};
   std::size_t activations = 0, recompute = 0, scratch = 0;
   std::size_t total() const {
-    return weights + main_weights + gradients + optimizer + activations + recompute + scratch;
+    return weights + main_weights + gradients + optimizer + moving.weights + moving.gradients +
+           moving.communication + activations + recompute + scratch;
   }
   /// A line per non-empty category.
   std::string table() const;

@@ -1,5 +1,6 @@
 #include "core/train/trainer.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cmath>
@@ -42,8 +43,8 @@ ShardPlan shard_plan(const Config& config, const Communicator& data_group) {
   ShardPlan plan;
   plan.rank = data_group.rank();
   plan.size = data_group.size();
-  plan.bucket_elements =
-      static_cast<std::int64_t>(config.parallel.gradient_bucket_mb * 1024 * 1024 / 4);
+  plan.bucket_elements = std::max<std::int64_t>(
+      1, static_cast<std::int64_t>(config.parallel.gradient_bucket_mb * 1024 * 1024 / 4));
   return plan;
 }
 
@@ -131,7 +132,9 @@ void Trainer::print_summary() const {
   log_info("batch: {} samples = {} ranks x {} micro-batches of {} samples x {} tokens",
            config_.batch.train_batch_size, group_.size(), config_.batch.gradient_accumulation_steps,
            config_.batch.train_micro_batch_size_per_gpu, config_.model.seq_length);
-  log_info("memory on each rank:\n{}", runner_->memory_plan().table());
+  MemoryPlan memory = runner_->memory_plan();
+  memory.moving = data_parallel_->memory();
+  log_info("memory on each rank:\n{}", memory.table());
   log_info("data:\n{}", describe(data_));
   if (!ops_->fast(store.compute_dtype())) {
     log_warning(

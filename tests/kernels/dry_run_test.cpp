@@ -65,9 +65,9 @@ TEST_F(DryRun, CountsAttentionCausally) {
 TEST_F(DryRun, EmbeddingsCountTheRowsTheyTouch) {
   const Tensor ids = absent({7}, DType::i32), table = absent({1000, 4}, DType::f32);
   const Tensor y = absent({7, 4}, DType::f32);
-  dry.embedding(*stream, ids, table, {}, {}, y);
+  dry.embedding(*stream, ids, table, 0, {}, {}, y);
   EXPECT_EQ(dry.counts(OperatorFamily::embedding).bytes_read, 7 * 4 + 7 * 16);
-  dry.embedding_backward(*stream, ids, y, table);
+  dry.embedding_backward(*stream, ids, y, 0, table);
   EXPECT_EQ(dry.counts(OperatorFamily::embedding).bytes_written, 7 * 16 + 7 * 16);
 }
 

@@ -23,14 +23,14 @@ OpCase embedding_case(std::int64_t rows, std::int64_t vocab, std::int64_t h, DTy
   if (positions) test.gradients.push_back({"places", DType::f32, 1e-5, "dplaces0", "dplaces0"});
   test.forward = [positions](const Backend& ops, Stream& s, const OpTensors& v) {
     if (positions) {
-      ops.embedding(s, v["ids"], v["table"], v["positions"], v["places"], v["y"]);
+      ops.embedding(s, v["ids"], v["table"], 0, v["positions"], v["places"], v["y"]);
     } else {
-      ops.embedding(s, v["ids"], v["table"], {}, {}, v["y"]);
+      ops.embedding(s, v["ids"], v["table"], 0, {}, {}, v["y"]);
     }
   };
   test.backward = [positions](const Backend& ops, Stream& s, const OpTensors& v) {
-    ops.embedding_backward(s, v["ids"], v["d_y"], v["d_table"]);
-    if (positions) ops.embedding_backward(s, v["positions"], v["d_y"], v["d_places"]);
+    ops.embedding_backward(s, v["ids"], v["d_y"], 0, v["d_table"]);
+    if (positions) ops.embedding_backward(s, v["positions"], v["d_y"], 0, v["d_places"]);
   };
   test.reference = [h, positions](const Arrays& in, Arrays& out) {
     const auto width = static_cast<std::size_t>(h);
