@@ -176,6 +176,9 @@ class ParameterStore {
   void refresh_weights(const Backend& ops, Stream& stream);
   /// Weights were changed: copies that the backend or other ranks derived from them are stale.
   void weights_changed(const Backend& ops);
+  /// The store's memory will never be freed: an exception ends the program while messages are on
+  /// their way into it.
+  void abandon() { neox::abandon(buffers_); }
   /// Counts weights_changed().
   std::int64_t version() const { return version_; }
 

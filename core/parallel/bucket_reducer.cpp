@@ -82,11 +82,13 @@ BucketReducer::Slot& BucketReducer::free_slot(int block) {
     if (slot.block >= 0) continue;
     if (best == nullptr || slot.pending < best->pending) best = &slot;
   }
-  require(best != nullptr,
-          "internal error: the gradients of block {} are needed while those of {} and {} are not "
-          "done",
-          store_.block_name(block), store_.block_name(slots_[0].block),
-          store_.block_name(slots_[1].block));
+  if (best == nullptr) {
+    fail(
+        "internal error: the gradients of block {} are needed while those of {} and {} are not "
+        "done",
+        store_.block_name(block), store_.block_name(slots_[0].block),
+        store_.block_name(slots_[1].block));
+  }
   // Which slot is chosen may differ between ranks without harm: only the order of messages counts.
   while (best->pending > 0) complete_oldest();
   return *best;
@@ -191,6 +193,14 @@ void BucketReducer::complete_oldest() {
     ops_.add_into(stream_, pending.sum, pending.add_to);
   }
   if (pending.slot != nullptr) --pending.slot->pending;
+}
+
+void BucketReducer::wait_all() {
+  for (; count_ > 0; --count_) {
+    pending_[head_].work.wait(stream_);
+    head_ = (head_ + 1) % pending_.size();
+  }
+  for (const Work& gather : gathers_) gather.wait(stream_);
 }
 
 void BucketReducer::finish() {

@@ -33,6 +33,10 @@ class BucketReducer {
   }
   /// Waits for everything queued.
   void finish();
+  /// Waits for messages on their way, whose sums nobody wants any more.
+  void wait_all();
+  /// Memory of messages that will never arrive must stay.
+  void abandon() { neox::abandon(buffers_); }
 
   std::size_t slot_bytes() const { return slot_bytes_; }
   std::size_t message_bytes() const { return message_bytes_; }

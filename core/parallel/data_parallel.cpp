@@ -1,6 +1,7 @@
 #include "core/parallel/data_parallel.h"
 
 #include <algorithm>
+#include <exception>
 
 namespace neox {
 
@@ -12,7 +13,8 @@ DataParallel::DataParallel(ParameterStore& store, const GradientGroups& groups, 
       gatherer_(store, groups.data, ops, stream),
       users_(static_cast<std::size_t>(store.block_count())),
       done_(users_.size(), 0),
-      reduced_(users_.size(), 0) {
+      reduced_(users_.size(), 0),
+      uncaught_(std::uncaught_exceptions()) {
   require(store.mode() == StoreMode::training,
           "internal error: data parallelism needs a store in training mode");
   for (int block = 0; block < store.block_count(); ++block) {
@@ -25,6 +27,20 @@ DataParallel::DataParallel(ParameterStore& store, const GradientGroups& groups, 
                 [](const ParameterSpec& s) { return s.sum == GradientSum::key_value; });
   add_group_sum(groups.embedding, [](const ParameterSpec& s) { return s.tied_across_stages; });
   stream.synchronize();
+}
+
+DataParallel::~DataParallel() {
+  if (std::uncaught_exceptions() == uncaught_) {
+    try {
+      gatherer_.wait_all();
+      reducer_.wait_all();
+      return;
+    } catch (const std::exception&) {  // the group failed: whoever used it last has said so
+    }
+  }
+  gatherer_.abandon();
+  reducer_.abandon();
+  store_.abandon();
 }
 
 // ---- sums over model-parallel groups

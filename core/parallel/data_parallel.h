@@ -47,6 +47,12 @@ class DataParallel final : public BlockObserver {
   DataParallel(ParameterStore& store, const GradientGroups& groups, const Backend& ops,
                Stream& stream, DType exchange = DType::f32);
 
+  /// Waits for messages on their way; while an exception ends the program, when peers may never
+  /// come, their memory is abandoned instead.
+  ~DataParallel() override;
+  DataParallel(const DataParallel&) = delete;
+  DataParallel& operator=(const DataParallel&) = delete;
+
   /// Starts a step of `micro_batches` (>= 1) backward passes through every block held here.
   void begin_step(std::int64_t micro_batches);
   /// After the last backward: waits until the gradients that this rank updates with are the sums
@@ -89,6 +95,7 @@ class DataParallel final : public BlockObserver {
   std::vector<std::int64_t> done_;       // micro-batches of each block in this step
   std::vector<char> reduced_;            // in this step
   std::int64_t micro_batches_ = 0;
+  int uncaught_;
 };
 
 }  // namespace neox

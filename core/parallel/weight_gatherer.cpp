@@ -73,6 +73,10 @@ bool WeightGatherer::wait(int block) {
   return true;
 }
 
+void WeightGatherer::wait_all() {
+  for (int b = 0; b < store_.block_count(); ++b) wait(b);
+}
+
 void WeightGatherer::start() {
   if (group_ == nullptr || version_ == store_.version()) return;
   version_ = store_.version();
@@ -133,11 +137,11 @@ void WeightGatherer::need(int block, bool backward) {
   } else {
     Slot* slot = slot_of(block);
     if (slot == nullptr) slot = load(block);
-    require(
-        slot != nullptr,
-        "internal error: the weights of block {} are needed while those of {} and {} are in use",
-        store_.block_name(block), store_.block_name(slots_[0].block),
-        store_.block_name(slots_[1].block));
+    if (slot == nullptr) {
+      fail("internal error: the weights of block {} are needed while those of {} and {} are in use",
+           store_.block_name(block), store_.block_name(slots_[0].block),
+           store_.block_name(slots_[1].block));
+    }
     // What the backend derived from the block that was there before is stale.
     if (wait(block)) ops_.weights_changed();
     ++slot->users;

@@ -28,6 +28,10 @@ class WeightGatherer {
   /// On return the weights of the block, and of blocks whose parameters it uses, are there.
   void need(int block, bool backward);
   void release(int block);
+  /// Waits for all gathers on their way.
+  void wait_all();
+  /// Memory of gathers that will never end must stay.
+  void abandon() { neox::abandon(buffers_); }
 
   std::size_t slot_bytes() const { return slot_bytes_; }
 

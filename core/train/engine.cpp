@@ -1,5 +1,6 @@
 #include "core/train/engine.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/base/format.h"
@@ -14,8 +15,8 @@ ShardPlan shard_plan(const Config& config, const Communicator& data_group) {
   plan.rank = data_group.rank();
   plan.size = data_group.size();
   plan.zero_stage = static_cast<int>(config.parallel.zero_stage);
-  plan.bucket_elements =
-      static_cast<std::int64_t>(config.parallel.gradient_bucket_mb * 1024 * 1024 / 4);
+  plan.bucket_elements = std::max<std::int64_t>(
+      1, static_cast<std::int64_t>(config.parallel.gradient_bucket_mb * 1024 * 1024 / 4));
   return plan;
 }
 
