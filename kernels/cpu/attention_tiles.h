@@ -29,7 +29,7 @@ struct FloatProduct {
   using Word = float;
   static constexpr int kPair = 1;
   static constexpr int kExpDegree = 6;
-  static constexpr std::int64_t kKeyBlock = 64;
+  static constexpr std::int64_t kKeyBlock = 128;
   static constexpr int kScoreVectors = std::min(2, Simd::kTileVectors);
 
   static NEOX_INLINE F broadcast(const float* a) { return Simd::set1(*a); }
