@@ -40,8 +40,8 @@ double peak() {
       float sink = 0;
       best = std::min(best, seconds([&] {
                         typename P::F acc[kChains];
-                        for (auto& a : acc) a = P::Simd::zero();
-                        const typename P::F x = P::Simd::set1(1e-3f);
+                        for (auto& a : acc) a = simd::Floats{};
+                        const typename P::F x = simd::broadcast(1e-3f);
                         for (std::int64_t i = 0; i < kSteps; ++i) {
 #pragma GCC unroll 16
                           for (auto& a : acc) a = P::multiply_add(a, x, x);
@@ -51,7 +51,7 @@ double peak() {
       volatile float keep = sink;
       static_cast<void>(keep);
     }
-    total += 2e-9 * cpu::kLanes * P::kPair * kChains * kSteps / best;
+    total += 2e-9 * simd::kLanes * P::kPair * kChains * kSteps / best;
   }
   return total;
 }
@@ -118,7 +118,7 @@ double measure_decoding(std::int64_t batch, std::int64_t keys, DType dtype, int 
 
 int main(int argc, char** argv) {
   const int repetitions = argc > 1 ? std::max(1, std::atoi(argv[1])) : 20;
-  const double peak_f32 = peak<cpu::FloatProduct<cpu::BestSimd>>();
+  const double peak_f32 = peak<cpu::FloatProduct<simd::Best>>();
 #ifdef NEOX_ATTENTION_BF16
   const double peak_bf16 = peak<cpu::Bf16Product>();
 #else
