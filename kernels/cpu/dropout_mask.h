@@ -12,7 +12,7 @@ using Longs = std::uint64_t __attribute__((vector_size(64)));
 
 /// Products of the lower halves of the lanes.
 inline Longs multiply_lower(Longs a, std::uint32_t b) {
-#ifdef __AVX512F__
+#ifdef NEOX_AVX512
   return std::bit_cast<Longs>(
       _mm512_maskz_mul_epu32(0xff, std::bit_cast<__m512i>(a), _mm512_set1_epi64(std::int64_t{b})));
 #else
