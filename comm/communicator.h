@@ -1,38 +1,20 @@
 #pragma once
 // Collective communication on tensors. One rank is a no-op implementation, so no caller branches.
 
-#include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "comm/traffic.h"
 #include "core/tensor/tensor.h"
 
 namespace neox {
 
 enum class ReduceOp : std::uint8_t { sum, max, min };
-
-enum class Collective : std::uint8_t {
-  all_reduce,
-  reduce_scatter,
-  all_gather,
-  all_to_all,
-  broadcast,
-  send,
-  recv,
-  barrier,
-  host,
-  count
-};
-std::string_view name_of(Collective collective);
-
-/// Calls and payload bytes of one kind of collective, as this rank passed them in.
-struct Traffic {
-  std::int64_t calls = 0;
-  std::int64_t bytes = 0;
-};
 
 class Communicator;
 
@@ -50,6 +32,14 @@ class Work {
   std::uint64_t id_ = 0;
 };
 
+/// Where a rank goes in a split. A negative color: into no group, it gets one of its own.
+struct SplitPlace {
+  int color = 0;
+  int key = 0;
+};
+/// The place of every rank of the group that is split.
+using SplitRule = std::function<SplitPlace(int rank)>;
+
 /// A group of ranks. Operations are queued in call order after the work already on `stream` and run
 /// asynchronously; every rank of the group must make the same calls in the same order (a send and
 /// its recv need only agree with each other, and never block what is queued after them). Tensors
@@ -60,8 +50,11 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  /// Ranks of equal `color` form a new group, ordered by `key`. Collective.
-  virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
+  /// Ranks of equal color form a new group, ordered by key, then by rank. The rule must be the same
+  /// pure function on all ranks; each rank asks it for all of them, so that a rank without others
+  /// (a dry run) knows its groups too. `name` says in messages and tables which group it is.
+  /// Collective.
+  virtual std::unique_ptr<Communicator> split(const SplitRule& rule, const std::string& name) = 0;
 
   virtual Work all_reduce(Tensor inout, ReduceOp op, Stream& stream) = 0;
   /// out [n] = part rank() of the reduction of in [size*n].
@@ -87,17 +80,27 @@ class Communicator {
   /// The library's handle (a pointer to MPI_Comm, to ncclComm_t); null when there is none.
   virtual void* native() const { return nullptr; }
 
-  Traffic traffic(Collective collective) const {
-    return traffic_[static_cast<std::size_t>(collective)];
+  /// "world", "tensor", ...
+  const std::string& name() const { return name_; }
+  void set_name(std::string name) { name_ = std::move(name); }
+
+  // ---- accounting ----------------------------------------------------------------------------
+  const TrafficCounts& traffic() const { return traffic_; }
+  Traffic traffic(Collective collective) const { return traffic_.total(collective); }
+  Traffic traffic(Purpose purpose) const { return traffic_.total(purpose); }
+  Traffic traffic(Purpose purpose, Collective collective) const {
+    return traffic_.at(purpose, collective);
   }
+  /// What the following calls are for; returns what it was. Prefer TrafficScope.
+  Purpose set_purpose(Purpose purpose) { return std::exchange(purpose_, purpose); }
 
  protected:
   friend class Work;
   virtual void wait(std::uint64_t id, Stream& stream) = 0;
   void count(Collective collective, std::size_t bytes) {
-    auto& t = traffic_[static_cast<std::size_t>(collective)];
-    ++t.calls;
-    t.bytes += static_cast<std::int64_t>(bytes);
+    const bool control = collective == Collective::host || collective == Collective::barrier;
+    traffic_.at(control ? Purpose::control : purpose_, collective) +=
+        Traffic{1, static_cast<std::int64_t>(bytes)};
   }
   // What every implementation requires of its arguments; they throw Error.
   void check_all_reduce(ConstTensor inout, ReduceOp op) const;
@@ -107,7 +110,23 @@ class Communicator {
   void check_peer(const char* operation, int peer) const;
 
  private:
-  std::array<Traffic, static_cast<std::size_t>(Collective::count)> traffic_{};
+  TrafficCounts traffic_;
+  Purpose purpose_ = Purpose::other;
+  std::string name_ = "self";
+};
+
+/// The calls on `group` during its life are for `purpose`.
+class TrafficScope {
+ public:
+  TrafficScope(Communicator& group, Purpose purpose)
+      : group_(group), before_(group.set_purpose(purpose)) {}
+  ~TrafficScope() { group_.set_purpose(before_); }
+  TrafficScope(const TrafficScope&) = delete;
+  TrafficScope& operator=(const TrafficScope&) = delete;
+
+ private:
+  Communicator& group_;
+  Purpose before_;
 };
 
 inline void Work::wait(Stream& stream) const {
