@@ -7,32 +7,6 @@
 
 namespace neox {
 
-std::string_view name_of(Collective collective) {
-  switch (collective) {
-    case Collective::all_reduce:
-      return "all_reduce";
-    case Collective::reduce_scatter:
-      return "reduce_scatter";
-    case Collective::all_gather:
-      return "all_gather";
-    case Collective::all_to_all:
-      return "all_to_all";
-    case Collective::broadcast:
-      return "broadcast";
-    case Collective::send:
-      return "send";
-    case Collective::recv:
-      return "recv";
-    case Collective::barrier:
-      return "barrier";
-    case Collective::host:
-      return "host";
-    case Collective::count:
-      break;
-  }
-  fail("no such collective operation: {}", static_cast<int>(collective));
-}
-
 namespace {
 
 /// The group of one. Counts like any other, so that traffic reports have one shape.
@@ -40,7 +14,9 @@ class SelfCommunicator final : public Communicator {
  public:
   int rank() const override { return 0; }
   int size() const override { return 1; }
-  std::unique_ptr<Communicator> split(int, int) override { return make_self_communicator(); }
+  std::unique_ptr<Communicator> split(const SplitRule&, const std::string& name) override {
+    return make_self_communicator(name);
+  }
 
   Work all_reduce(Tensor inout, ReduceOp op, Stream&) override {
     check_all_reduce(inout, op);
@@ -144,8 +120,15 @@ void Communicator::check_peer(const char* operation, int peer) const {
           size());
 }
 
-std::unique_ptr<Communicator> make_self_communicator() {
-  return std::make_unique<SelfCommunicator>();
+void Communicator::check_other(const char* operation, int peer) const {
+  check_peer(operation, peer);
+  require(peer != rank(), "{}: rank {} cannot exchange messages with itself", operation, peer);
+}
+
+std::unique_ptr<Communicator> make_self_communicator(const std::string& name) {
+  auto self = std::make_unique<SelfCommunicator>();
+  self->set_name(name);
+  return self;
 }
 
 void agree(Communicator& group, const std::string& what, const std::string& error) {

@@ -108,6 +108,8 @@ class Communicator {
   void check_all_gather(ConstTensor in, ConstTensor out) const;
   void check_all_to_all(ConstTensor in, ConstTensor out) const;
   void check_peer(const char* operation, int peer) const;
+  /// A peer that is not this rank itself.
+  void check_other(const char* operation, int peer) const;
 
  private:
   TrafficCounts traffic_;
@@ -134,7 +136,7 @@ inline void Work::wait(Stream& stream) const {
 }
 
 /// A group of one: every operation is a copy or nothing.
-std::unique_ptr<Communicator> make_self_communicator();
+std::unique_ptr<Communicator> make_self_communicator(const std::string& name = "self");
 
 /// All ranks agree that everything went well. Each passes its own error text (empty = fine); when
 /// any is not empty, every rank throws the same Error: "<what> failed on rank R (host): text"; a
