@@ -42,8 +42,8 @@ std::vector<std::string> planned_hosts(int ranks, int per_node);
 
 /// The groups of this rank. Inside a group, ranks are ordered by the coordinate that varies (model:
 /// pipe, then tensor; replicas: data, then context, then tensor). A group of one is a self
-/// communicator. The constructor is collective over `world`, which must outlive the object; every
-/// rank creates the groups in the same order.
+/// communicator. Group names are those of the functions. The constructor is collective over
+/// `world`, which must outlive the object; every rank creates the groups in the same order.
 class Topology {
  public:
   /// `hosts`: the host of every rank. Throws Error, naming the numbers and what would be legal,
@@ -68,9 +68,9 @@ class Topology {
   Communicator& embedding() const { return *embedding_; }
   /// Ranks of this pipeline stage: all data, context and tensor.
   Communicator& replicas() const { return *replicas_; }
-  /// Same data x context group for gradients when context > 1: all data and context, same tensor
-  /// and pipe. Ranks of it hold equal parameters.
-  Communicator& data_context() const { return *data_context_; }
+  /// Ranks with equal parameters: all data and context, same tensor and pipe. Without context
+  /// parallelism it is data() itself.
+  Communicator& data_context() const { return data_context_ ? *data_context_ : *data_; }
   /// The pipe group again, for activations (forward) and gradients (backward): messages between two
   /// ranks match in order within one of them and independently of the other.
   Communicator& pipe_forward() const { return *pipe_forward_; }
