@@ -10,15 +10,15 @@ namespace neox {
 
 /// Something that must be equal on all ranks.
 struct Fact {
-  std::string key;     ///< "the configuration"; for the user
+  std::string key;     ///< "configuration"; for the user
   std::string value;   ///< may have many lines; the first line that differs is shown
   std::string advice;  ///< what to do when ranks differ: "start all ranks with the same command"
 };
 
-/// Returns when all ranks passed equal facts. Otherwise every rank throws the same Error that names
-/// the ranks and hosts that differ from the most common answer (rank 0's at a tie), the first fact
-/// and line in which the first of them differs, both values, and the advice. `host`: this rank's.
-/// Collective; two small reductions when all is well.
-void check_equal(Communicator& group, const std::string& host, std::span<const Fact> facts);
+/// Returns when all ranks passed equal facts. Otherwise every rank throws the same Error: it names
+/// the ranks, with their hosts, whose facts are not the most common ones (at a tie: not those of
+/// the lowest rank), the first fact and line in which the first of them differs, both texts, and
+/// the advice. Collective; one small reduction when all is well.
+void check_equal(Communicator& group, std::span<const Fact> facts);
 
 }  // namespace neox

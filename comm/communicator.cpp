@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <unistd.h>
+
+#include "comm/host_name.h"
 
 namespace neox {
 
@@ -77,11 +78,6 @@ class SelfCommunicator final : public Communicator {
     return {};
   }
 };
-
-std::string host_name() {
-  char name[256] = {};
-  return gethostname(name, sizeof name - 1) == 0 ? name : "unknown host";
-}
 
 void check_same_type(const char* operation, DType in, DType out) {
   require(in == out, "{}: input is {} and output is {}; both must have one type", operation,
