@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 
+#include "comm/activity.h"
 #include "comm/mpi.h"
 #include "comm/mpi_internal.h"
 #include "comm/mpi_worker.h"
@@ -77,7 +78,7 @@ class MpiCommunicator final : public Communicator {
   std::vector<std::string> host_all_gather(const std::string& text) override;
 
  protected:
-  void wait(std::uint64_t id, Stream&) override { worker_.wait(id); }
+  void wait(std::uint64_t id, Stream&) override { worker_.wait(id, name()); }
 
  private:
   static void check_host(Collective operation, ConstTensor tensor) {
@@ -89,9 +90,11 @@ class MpiCommunicator final : public Communicator {
     count(operation.kind, payload);
     return {this, worker_.submit(operation)};
   }
-  static void finish(MPI_Request request) {
-    Backoff backoff;
-    while (!test_all(std::span(&request, 1), Collective::host)) backoff.pause();
+  void finish(MPI_Request request, Collective kind = Collective::host) const {
+    const auto done = [&] { return test_all(std::span(&request, 1), kind); };
+    if (done()) return;
+    const Activity::Waiting waiting(kind, name());
+    for (Backoff backoff; !done();) backoff.pause();
   }
   template <class T>
   void reduce_host(std::span<T> values, ReduceOp op);
@@ -109,15 +112,7 @@ std::unique_ptr<Communicator> MpiCommunicator::split(const SplitRule& rule,
   check_mpi(MPI_Comm_split(control_.get(), place.color < 0 ? MPI_UNDEFINED : place.color, place.key,
                            &part),
             "MPI_Comm_split", Collective::host);
-  int size = 1;
-  if (part != MPI_COMM_NULL) MPI_Comm_size(part, &size);
-  if (size > 1) {
-    check_mpi(MPI_Comm_set_errhandler(part, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler",
-              Collective::host);
-    return std::make_unique<MpiCommunicator>(part, name);
-  }
-  if (part != MPI_COMM_NULL) MPI_Comm_free(&part);
-  return make_self_communicator(name);
+  return adopt_communicator(part, name);
 }
 
 // ---- queued
@@ -186,7 +181,7 @@ void MpiCommunicator::barrier() {
   count(Collective::barrier, 0);
   MPI_Request request = MPI_REQUEST_NULL;
   check_mpi(MPI_Ibarrier(control_.get(), &request), "MPI_Ibarrier", Collective::barrier);
-  finish(request);
+  finish(request, Collective::barrier);
 }
 
 template <class T>
@@ -253,11 +248,20 @@ std::vector<std::string> MpiCommunicator::host_all_gather(const std::string& tex
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_world_communicator() {
+std::unique_ptr<Communicator> adopt_communicator(MPI_Comm group, const std::string& name) {
   int size = 1;
-  MPI_Comm_size(MPI_COMM_WORLD, &size);
-  if (size == 1) return make_self_communicator("world");
-  return std::make_unique<MpiCommunicator>(duplicate(MPI_COMM_WORLD), "world");
+  if (group != MPI_COMM_NULL) MPI_Comm_size(group, &size);
+  if (size == 1) {
+    if (group != MPI_COMM_NULL) MPI_Comm_free(&group);
+    return make_self_communicator(name);
+  }
+  check_mpi(MPI_Comm_set_errhandler(group, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler",
+            Collective::host);
+  return std::make_unique<MpiCommunicator>(group, name);
+}
+
+std::unique_ptr<Communicator> make_world_communicator() {
+  return adopt_communicator(duplicate(MPI_COMM_WORLD), "world");
 }
 
 }  // namespace neox

@@ -1,9 +1,7 @@
 #pragma once
 // Ends a job whose ranks vanish or stop making progress, and says which and where.
 
-#include <functional>
 #include <memory>
-#include <string>
 
 #include "comm/mpi.h"
 
@@ -13,15 +11,15 @@ namespace neox {
 /// their Activity and a heartbeat in shared memory; a thread in each of them looks after the
 /// others:
 ///  - a rank whose process is gone without having left is named at once (the launcher usually sees
-///    it too, but not every launcher tells or acts);
+///    it too, but not every launcher says so or acts);
 ///  - with a limit, a rank without progress for that long is named with its phase, step,
 ///  micro-batch
-///    and the operation it waits in; ranks that don't run at all (stopped) or compute without end
-///    are told from those that only wait for them.
-/// Then the job is ended with exit code 1.
+///    and the operation it waits in; ranks that don't run (stopped) or compute without end are told
+///    from those that only wait for them.
+/// Then the job ends with exit code 1.
 class Watchdog {
  public:
-  /// Collective over the node. Where ranks cannot share memory, warns and watches this process
+  /// Collective over the node. Where its ranks cannot share memory, warns and watches this process
   /// only.
   explicit Watchdog(MpiEnvironment& mpi);
   /// Tells the others that this rank leaves on purpose. Not collective.
@@ -29,8 +27,11 @@ class Watchdog {
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
-  /// Seconds without progress after which the job ends; 0 (the start): never.
+  /// Seconds without progress after which the job ends; 0 (at first): never.
   void set_limit(double seconds);
+  /// Keeps the watchdogs of this node quiet, because this rank is about to end the job; should that
+  /// not come about within seconds, they kill its processes.
+  void job_ends();
 
  private:
   class State;

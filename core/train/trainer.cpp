@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cmath>
 
+#include "comm/activity.h"
+#include "comm/agreement.h"
 #include "core/base/format.h"
 #include "core/base/log.h"
 #include "core/base/version.h"
@@ -47,8 +49,10 @@ Trainer::Trainer(Communicator& group, const Config& config, std::string config_t
       ops_(make_backend(Device{})),
       stream_(make_stream(Device{})),
       model_(config.model) {
-  check_agreement();
+  check_program();
+  Activity::set_unlimited("opening the data");  // may build an index of hours
   data_ = open_run_data(config_);
+  Activity::set_unlimited("initialising");
   model_.commit(*ops_, *stream_, config_.precision.precision, StoreMode::training);
   optimizer_.emplace(model_.parameters(), config_.optimizer, *ops_, *stream_);
   RunnerOptions options;
@@ -61,6 +65,7 @@ Trainer::Trainer(Communicator& group, const Config& config, std::string config_t
   reducer_.emplace(model_.parameters(), group_, *stream_,
                    static_cast<std::int64_t>(config_.parallel.gradient_bucket_mb * 1024 * 1024));
   start();
+  check_input();
   if (!config_.checkpoint.save.empty()) {
     prepare_checkpoint_directory(group_, config_.checkpoint.save);
   }
@@ -71,13 +76,20 @@ Trainer::Trainer(Communicator& group, const Config& config, std::string config_t
 
 Trainer::~Trainer() = default;
 
-void Trainer::check_agreement() const {
-  const auto mine = fmt::format("neox {}\n{}", version(), canonical_text(config_));
-  const std::string first = group_.host_broadcast(mine, 0);
-  agree(group_, "the comparison of configurations",
-        mine == first ? ""
-                      : "this rank was started with another program version or configuration than "
-                        "rank 0; start all ranks with the same command");
+void Trainer::check_program() const {
+  const std::array<Fact, 2> facts = {
+      {{"program version", version(), "install the same version on all nodes"},
+       {"configuration", canonical_text(config_), "start all ranks with the same command"}}};
+  check_equal(group_, facts);
+}
+
+// Nodes may have files of their own under the same name.
+void Trainer::check_input() const {
+  const std::array<Fact, 2> facts = {
+      {{"dataset", fingerprint(data_), "give all nodes the same data files"},
+       {"checkpoint to continue from", fmt::format("{} step {}", resumed_from_, progress_.step),
+        "give all nodes the same checkpoint folder"}}};
+  check_equal(group_, facts);
 }
 
 void Trainer::start() {
@@ -106,6 +118,7 @@ bool Trainer::resume_from(const std::string& directory, LoadScope scope) {
                           : open_newest(group_, directory);
   if (reader == nullptr) return false;
   progress_ = load_run(*reader, model_, &*optimizer_, scope, *ops_, *stream_);
+  resumed_from_ = reader->path();
   if (directory == config_.checkpoint.save) last_saved_step_ = progress_.step;
   log_info("{} {} (step {}, {} samples)",
            scope == LoadScope::weights_only ? "weights taken from" : "resuming from",
@@ -135,6 +148,8 @@ void Trainer::print_summary() const {
 Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr,
                                         const StopSignals& signals) {
   std::int64_t tokens = batch.loss_tokens;
+  const std::int64_t step = progress_.step + 1;
+  Activity::set("batch agreement", step);
   group_.host_all_reduce(std::span(&tokens, 1), ReduceOp::sum);
   // A batch that is masked as a whole has no loss and no gradient.
   const double scale = tokens > 0 ? 1.0 / static_cast<double>(tokens) : 0.0;
@@ -142,10 +157,13 @@ Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr,
   double loss_sum = 0.0;
   for (std::size_t i = 0; i < batch.micro_batches.size(); ++i) {
     const bool last = i + 1 == batch.micro_batches.size();
+    Activity::set("forward and backward", step, static_cast<std::int64_t>(i));
     loss_sum += runner_->forward_backward(batch.micro_batches[i], scale, progress_.step, i > 0,
                                           last ? &*reducer_ : nullptr);
   }
+  Activity::set("gradient reduction", step);
   reducer_->finish();
+  Activity::set("optimizer", step);
   StepResult result;
   result.grad_norm = optimizer_->step(lr);
   std::array<double, 2> sums = {loss_sum, signals.received() != 0 ? 1.0 : 0.0};
@@ -177,6 +195,7 @@ double Trainer::evaluate() {
   BatchLoader loader(*data_.valid, loader_options(config_, group_, steps), 0);
   std::array<double, 2> sums = {0.0, 0.0};
   for (std::int64_t i = 0; i < steps; ++i) {
+    Activity::set("validation", progress_.step, i);
     const StepBatch& batch = loader.next();
     for (const MicroBatch& micro : batch.micro_batches) sums[0] += runner_->evaluate(micro);
     sums[1] += static_cast<double>(batch.loss_tokens);
@@ -194,6 +213,7 @@ void Trainer::save() {
                 progress_.step);
     return;
   }
+  Activity::set("saving", progress_.step);
   const SaveReport report = save_run(group_, model_, *optimizer_, config_, config_text_, progress_);
   log_->activity("");
   last_saved_step_ = progress_.step;
@@ -218,6 +238,7 @@ StopReason Trainer::run() {
                      progress_.consumed_samples);
   while (progress_.step < last) {
     const auto begin = std::chrono::steady_clock::now();
+    Activity::set("reading data", progress_.step + 1);
     const StepBatch& batch = loader.next();
     const double waited = seconds_since(begin);
     const double lr = schedule.at(progress_.step);
