@@ -87,7 +87,7 @@ GeneratedSample stream_sample(InferenceModel& model, const std::string& prompt,
   return sample;
 }
 
-int generate(int argc, char** argv, MpiEnvironment& mpi) {
+int generate(int argc, char** argv, MpiEnvironment& mpi, Watchdog&) {
   const ParsedCommand command = parse_command_line(argc, argv, describe_program());
   if (!command.answer.empty()) {
     std::fputs(command.answer.c_str(), stdout);

@@ -35,7 +35,7 @@ void set_up_logging(const Config& config, const MpiEnvironment& mpi) {
            mpi.host());
 }
 
-int train(int argc, char** argv, MpiEnvironment& mpi) {
+int train(int argc, char** argv, MpiEnvironment& mpi, Watchdog& watchdog) {
   require(argc > 1, "no configuration: give --config FILE (--help lists all options)");
   const ParsedCommand command = parse_command_line(argc, argv, describe_program());
   if (!command.answer.empty()) {
@@ -52,6 +52,7 @@ int train(int argc, char** argv, MpiEnvironment& mpi) {
   }
   set_up_logging(config, mpi);
   for (const std::string& note : command.notes) log_info("{}", note);
+  watchdog.set_limit(config.train.watchdog_timeout);
   Trainer trainer(mpi.world(), config, text);
   trainer.run();
   return 0;

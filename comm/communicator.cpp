@@ -3,35 +3,10 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <unistd.h>
+
+#include "comm/host_name.h"
 
 namespace neox {
-
-std::string_view name_of(Collective collective) {
-  switch (collective) {
-    case Collective::all_reduce:
-      return "all_reduce";
-    case Collective::reduce_scatter:
-      return "reduce_scatter";
-    case Collective::all_gather:
-      return "all_gather";
-    case Collective::all_to_all:
-      return "all_to_all";
-    case Collective::broadcast:
-      return "broadcast";
-    case Collective::send:
-      return "send";
-    case Collective::recv:
-      return "recv";
-    case Collective::barrier:
-      return "barrier";
-    case Collective::host:
-      return "host";
-    case Collective::count:
-      break;
-  }
-  fail("no such collective operation: {}", static_cast<int>(collective));
-}
 
 namespace {
 
@@ -40,7 +15,9 @@ class SelfCommunicator final : public Communicator {
  public:
   int rank() const override { return 0; }
   int size() const override { return 1; }
-  std::unique_ptr<Communicator> split(int, int) override { return make_self_communicator(); }
+  std::unique_ptr<Communicator> split(const SplitRule&, const std::string& name) override {
+    return make_self_communicator(name);
+  }
 
   Work all_reduce(Tensor inout, ReduceOp op, Stream&) override {
     check_all_reduce(inout, op);
@@ -109,11 +86,6 @@ void check_same_type(const char* operation, DType in, DType out) {
 
 }  // namespace
 
-std::string host_name() {
-  char name[256] = {};
-  return gethostname(name, sizeof name - 1) == 0 ? name : "unknown host";
-}
-
 void Communicator::check_all_reduce(ConstTensor inout, ReduceOp) const {
   require(bool(inout), "all_reduce: the tensor is empty");
 }
@@ -144,14 +116,15 @@ void Communicator::check_peer(const char* operation, int peer) const {
           size());
 }
 
-std::unique_ptr<Communicator> Communicator::subgroup(const std::vector<int>& members) {
-  const auto me = std::find(members.begin(), members.end(), rank());
-  require(me != members.end(), "subgroup: rank {} is not among the members of its group", rank());
-  return split(members.front(), static_cast<int>(me - members.begin()));
+void Communicator::check_other(const char* operation, int peer) const {
+  check_peer(operation, peer);
+  require(peer != rank(), "{}: rank {} cannot exchange messages with itself", operation, peer);
 }
 
-std::unique_ptr<Communicator> make_self_communicator() {
-  return std::make_unique<SelfCommunicator>();
+std::unique_ptr<Communicator> make_self_communicator(const std::string& name) {
+  auto self = std::make_unique<SelfCommunicator>();
+  self->set_name(name);
+  return self;
 }
 
 void agree(Communicator& group, const std::string& what, const std::string& error) {

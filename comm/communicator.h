@@ -1,38 +1,20 @@
 #pragma once
 // Collective communication on tensors. One rank is a no-op implementation, so no caller branches.
 
-#include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "comm/traffic.h"
 #include "core/tensor/tensor.h"
 
 namespace neox {
 
 enum class ReduceOp : std::uint8_t { sum, max, min };
-
-enum class Collective : std::uint8_t {
-  all_reduce,
-  reduce_scatter,
-  all_gather,
-  all_to_all,
-  broadcast,
-  send,
-  recv,
-  barrier,
-  host,
-  count
-};
-std::string_view name_of(Collective collective);
-
-/// Calls and payload bytes of one kind of collective, as this rank passed them in.
-struct Traffic {
-  std::int64_t calls = 0;
-  std::int64_t bytes = 0;
-};
 
 class Communicator;
 
@@ -50,6 +32,14 @@ class Work {
   std::uint64_t id_ = 0;
 };
 
+/// Where a rank goes in a split. A negative color: into no group, it gets one of its own.
+struct SplitPlace {
+  int color = 0;
+  int key = 0;
+};
+/// The place of every rank of the group that is split.
+using SplitRule = std::function<SplitPlace(int rank)>;
+
 /// A group of ranks. Operations are queued in call order after the work already on `stream` and run
 /// asynchronously; every rank of the group must make the same calls in the same order (a send and
 /// its recv need only agree with each other, and never block what is queued after them). Tensors
@@ -60,14 +50,14 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  /// Ranks of equal `color` form a new group, ordered by `key`. Collective.
-  virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
-  /// The group of `members` (ranks of this group, ascending, this rank among them). Collective: all
-  /// ranks call it together, each with the members of its own group.
-  virtual std::unique_ptr<Communicator> subgroup(const std::vector<int>& members);
+  /// Ranks of equal color form a new group, ordered by key, then by rank. The rule must be the same
+  /// pure function on all ranks; each rank asks it for all of them, so that a rank without others
+  /// (a dry run) knows its groups too. `name` says in messages and tables which group it is.
+  /// Collective.
+  virtual std::unique_ptr<Communicator> split(const SplitRule& rule, const std::string& name) = 0;
 
   virtual Work all_reduce(Tensor inout, ReduceOp op, Stream& stream) = 0;
-  /// out [n] = part rank() of the reduction of in [size*n]; `out` may be that part of `in`.
+  /// out [n] = part rank() of the reduction of in [size*n].
   virtual Work reduce_scatter(ConstTensor in, Tensor out, ReduceOp op, Stream& stream) = 0;
   /// out [size*n] = every rank's in [n]; `in` may be part rank() of out.
   virtual Work all_gather(ConstTensor in, Tensor out, Stream& stream) = 0;
@@ -90,17 +80,27 @@ class Communicator {
   /// The library's handle (a pointer to MPI_Comm, to ncclComm_t); null when there is none.
   virtual void* native() const { return nullptr; }
 
-  Traffic traffic(Collective collective) const {
-    return traffic_[static_cast<std::size_t>(collective)];
+  /// "world", "tensor", ...
+  const std::string& name() const { return name_; }
+  void set_name(std::string name) { name_ = std::move(name); }
+
+  // ---- accounting ----------------------------------------------------------------------------
+  const TrafficCounts& traffic() const { return traffic_; }
+  Traffic traffic(Collective collective) const { return traffic_.total(collective); }
+  Traffic traffic(Purpose purpose) const { return traffic_.total(purpose); }
+  Traffic traffic(Purpose purpose, Collective collective) const {
+    return traffic_.at(purpose, collective);
   }
+  /// What the following calls are for; returns what it was. Prefer TrafficScope.
+  Purpose set_purpose(Purpose purpose) { return std::exchange(purpose_, purpose); }
 
  protected:
   friend class Work;
   virtual void wait(std::uint64_t id, Stream& stream) = 0;
   void count(Collective collective, std::size_t bytes) {
-    auto& t = traffic_[static_cast<std::size_t>(collective)];
-    ++t.calls;
-    t.bytes += static_cast<std::int64_t>(bytes);
+    const bool control = collective == Collective::host || collective == Collective::barrier;
+    traffic_.at(control ? Purpose::control : purpose_, collective) +=
+        Traffic{1, static_cast<std::int64_t>(bytes)};
   }
   // What every implementation requires of its arguments; they throw Error.
   void check_all_reduce(ConstTensor inout, ReduceOp op) const;
@@ -108,9 +108,27 @@ class Communicator {
   void check_all_gather(ConstTensor in, ConstTensor out) const;
   void check_all_to_all(ConstTensor in, ConstTensor out) const;
   void check_peer(const char* operation, int peer) const;
+  /// A peer that is not this rank itself.
+  void check_other(const char* operation, int peer) const;
 
  private:
-  std::array<Traffic, static_cast<std::size_t>(Collective::count)> traffic_{};
+  TrafficCounts traffic_;
+  Purpose purpose_ = Purpose::other;
+  std::string name_ = "self";
+};
+
+/// The calls on `group` during its life are for `purpose`.
+class TrafficScope {
+ public:
+  TrafficScope(Communicator& group, Purpose purpose)
+      : group_(group), before_(group.set_purpose(purpose)) {}
+  ~TrafficScope() { group_.set_purpose(before_); }
+  TrafficScope(const TrafficScope&) = delete;
+  TrafficScope& operator=(const TrafficScope&) = delete;
+
+ private:
+  Communicator& group_;
+  Purpose before_;
 };
 
 inline void Work::wait(Stream& stream) const {
@@ -118,16 +136,7 @@ inline void Work::wait(Stream& stream) const {
 }
 
 /// A group of one: every operation is a copy or nothing.
-std::unique_ptr<Communicator> make_self_communicator();
-
-/// Rank `rank` of a group of `size` that does not exist, for dry runs: operations take tensors
-/// without memory, do nothing and are done at once; traffic is counted as everywhere. Host
-/// collectives leave this rank's own values, and gathers yield `size` copies of its own text.
-/// split() is not possible (nobody knows the others' colors): use subgroup().
-std::unique_ptr<Communicator> make_dry_run_communicator(int rank, int size);
-
-/// Of the node this process runs on.
-std::string host_name();
+std::unique_ptr<Communicator> make_self_communicator(const std::string& name = "self");
 
 /// All ranks agree that everything went well. Each passes its own error text (empty = fine); when
 /// any is not empty, every rank throws the same Error: "<what> failed on rank R (host): text"; a

@@ -25,17 +25,16 @@ class MpiEnvironment {
   int size() const { return world_->size(); }
   const std::string& host() const { return host_; }
   /// Ranks on this rank's node.
-  int local_size() const { return local_size_; }
-  int local_rank() const { return local_rank_; }
+  Communicator& node() { return *node_; }
+  int local_size() const { return node_->size(); }
+  int local_rank() const { return node_->rank(); }
 
   /// Ends every rank of the job at once. Call on a failure that other ranks can't know of.
   [[noreturn]] void abort(int exit_code);
 
  private:
-  std::unique_ptr<Communicator> world_;
+  std::unique_ptr<Communicator> world_, node_;
   std::string host_;
-  int local_size_ = 1;
-  int local_rank_ = 0;
   int uncaught_ = 0;
   bool owner_ = false;
 };

@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 
+#include "comm/activity.h"
 #include "comm/mpi.h"
 #include "comm/mpi_internal.h"
 #include "comm/mpi_worker.h"
@@ -45,15 +46,17 @@ class OwnedComm {
 
 class MpiCommunicator final : public Communicator {
  public:
-  explicit MpiCommunicator(MPI_Comm group)
-      : control_(duplicate(group)), data_(duplicate(group)), worker_(data_.get()) {
+  /// Takes `control` over.
+  MpiCommunicator(MPI_Comm control, const std::string& name)
+      : control_(control), data_(duplicate(control)), worker_(data_.get()) {
     MPI_Comm_rank(control_.get(), &rank_);
     MPI_Comm_size(control_.get(), &size_);
+    set_name(name);
   }
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   void* native() const override { return const_cast<MPI_Comm*>(control_.address()); }
-  std::unique_ptr<Communicator> split(int color, int key) override;
+  std::unique_ptr<Communicator> split(const SplitRule& rule, const std::string& name) override;
 
   Work all_reduce(Tensor inout, ReduceOp op, Stream& stream) override;
   Work reduce_scatter(ConstTensor in, Tensor out, ReduceOp op, Stream& stream) override;
@@ -75,7 +78,7 @@ class MpiCommunicator final : public Communicator {
   std::vector<std::string> host_all_gather(const std::string& text) override;
 
  protected:
-  void wait(std::uint64_t id, Stream&) override { worker_.wait(id); }
+  void wait(std::uint64_t id, Stream&) override { worker_.wait(id, name()); }
 
  private:
   static void check_host(Collective operation, ConstTensor tensor) {
@@ -87,9 +90,11 @@ class MpiCommunicator final : public Communicator {
     count(operation.kind, payload);
     return {this, worker_.submit(operation)};
   }
-  static void finish(MPI_Request request) {
-    Backoff backoff;
-    while (!test_all(std::span(&request, 1), Collective::host)) backoff.pause();
+  void finish(MPI_Request request, Collective kind = Collective::host) const {
+    const auto done = [&] { return test_all(std::span(&request, 1), kind); };
+    if (done()) return;
+    const Activity::Waiting waiting(kind, name());
+    for (Backoff backoff; !done();) backoff.pause();
   }
   template <class T>
   void reduce_host(std::span<T> values, ReduceOp op);
@@ -100,19 +105,14 @@ class MpiCommunicator final : public Communicator {
   MpiWorker worker_;  // last: its thread ends before the communicators do
 };
 
-std::unique_ptr<Communicator> wrap(MPI_Comm group) {
-  int size = 0;
-  MPI_Comm_size(group, &size);
-  if (size == 1) return make_self_communicator();
-  return std::make_unique<MpiCommunicator>(group);
-}
-
-std::unique_ptr<Communicator> MpiCommunicator::split(int color, int key) {
-  require(color >= 0, "split: color {} is negative", color);
+std::unique_ptr<Communicator> MpiCommunicator::split(const SplitRule& rule,
+                                                     const std::string& name) {
+  const SplitPlace place = rule(rank_);
   MPI_Comm part = MPI_COMM_NULL;
-  check_mpi(MPI_Comm_split(control_.get(), color, key, &part), "MPI_Comm_split", Collective::host);
-  const OwnedComm owned(part);
-  return wrap(part);
+  check_mpi(MPI_Comm_split(control_.get(), place.color < 0 ? MPI_UNDEFINED : place.color, place.key,
+                           &part),
+            "MPI_Comm_split", Collective::host);
+  return adopt_communicator(part, name);
 }
 
 // ---- queued
@@ -160,8 +160,7 @@ Work MpiCommunicator::broadcast(Tensor inout, int root, Stream&) {
 
 Work MpiCommunicator::send(ConstTensor tensor, int to, Stream&) {
   check_host(Collective::send, tensor);
-  check_peer("send", to);
-  require(to != rank_, "send: rank {} cannot send to itself", rank_);
+  check_other("send", to);
   return queue(
       {Collective::send, ReduceOp::sum, tensor.dtype, to, tensor.data, nullptr, tensor.numel()},
       tensor.bytes());
@@ -169,8 +168,7 @@ Work MpiCommunicator::send(ConstTensor tensor, int to, Stream&) {
 
 Work MpiCommunicator::recv(Tensor tensor, int from, Stream&) {
   check_host(Collective::recv, tensor);
-  check_peer("recv", from);
-  require(from != rank_, "recv: rank {} cannot receive from itself", rank_);
+  check_other("recv", from);
   return queue(
       {Collective::recv, ReduceOp::sum, tensor.dtype, from, nullptr, tensor.data, tensor.numel()},
       tensor.bytes());
@@ -183,7 +181,7 @@ void MpiCommunicator::barrier() {
   count(Collective::barrier, 0);
   MPI_Request request = MPI_REQUEST_NULL;
   check_mpi(MPI_Ibarrier(control_.get(), &request), "MPI_Ibarrier", Collective::barrier);
-  finish(request);
+  finish(request, Collective::barrier);
 }
 
 template <class T>
@@ -250,8 +248,20 @@ std::vector<std::string> MpiCommunicator::host_all_gather(const std::string& tex
 
 }  // namespace
 
+std::unique_ptr<Communicator> adopt_communicator(MPI_Comm group, const std::string& name) {
+  int size = 1;
+  if (group != MPI_COMM_NULL) MPI_Comm_size(group, &size);
+  if (size == 1) {
+    if (group != MPI_COMM_NULL) MPI_Comm_free(&group);
+    return make_self_communicator(name);
+  }
+  check_mpi(MPI_Comm_set_errhandler(group, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler",
+            Collective::host);
+  return std::make_unique<MpiCommunicator>(group, name);
+}
+
 std::unique_ptr<Communicator> make_world_communicator() {
-  return wrap(MPI_COMM_WORLD);
+  return adopt_communicator(duplicate(MPI_COMM_WORLD), "world");
 }
 
 }  // namespace neox

@@ -32,15 +32,14 @@ MpiEnvironment::MpiEnvironment(int* argc, char*** argv) : uncaught_(std::uncaugh
   MPI_Comm node = MPI_COMM_NULL;
   check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node),
             "MPI_Comm_split_type", Collective::host);
-  MPI_Comm_rank(node, &local_rank_);
-  MPI_Comm_size(node, &local_size_);
-  MPI_Comm_free(&node);
+  node_ = adopt_communicator(node, "node");
   world_ = make_world_communicator();
 }
 
 MpiEnvironment::~MpiEnvironment() {
   const bool unwinding = std::uncaught_exceptions() > uncaught_;
   const bool alone = size() == 1;
+  node_.reset();
   world_.reset();
   // MPI_Finalize waits for every rank, and after a failure the others may never come. main() then
   // calls abort(); a process that only returns is taken down by mpirun, which sees the missing

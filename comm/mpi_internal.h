@@ -15,6 +15,10 @@ void check_mpi(int code, const char* call, Collective operation, int peer = -1);
 MPI_Datatype mpi_type(DType dtype);
 MPI_Op mpi_op(ReduceOp op);
 
+/// A Communicator that takes `group` over and frees it; of one rank (or MPI_COMM_NULL): a self
+/// communicator. Collective over the group.
+std::unique_ptr<Communicator> adopt_communicator(MPI_Comm group, const std::string& name);
+
 /// Waits for requests without taking the core from a thread that computes: a few tests in a row,
 /// then sleeps that grow. One per wait.
 class Backoff {

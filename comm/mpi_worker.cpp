@@ -4,6 +4,7 @@
 #include <cstring>
 #include <exception>
 
+#include "comm/activity.h"
 #include "comm/reduce.h"
 
 namespace neox {
@@ -29,6 +30,10 @@ std::int64_t part_elements(DType dtype, int ranks) {
   const std::int64_t fits = kScratchBytes / (ranks * static_cast<std::int64_t>(kBlocks));
   return std::max<std::int64_t>(std::min(kPartBytes, fits), 4096) /
          static_cast<std::int64_t>(size_of(dtype));
+}
+
+bool has_peer(Collective kind) {
+  return kind == Collective::send || kind == Collective::recv || kind == Collective::broadcast;
 }
 
 }  // namespace
@@ -80,9 +85,13 @@ std::uint64_t MpiWorker::submit(const MpiOperation& operation) {
   return id;
 }
 
-void MpiWorker::wait(std::uint64_t id) {
+void MpiWorker::wait(std::uint64_t id, const std::string& group) {
   std::unique_lock lock(mutex_);
   const auto is_done = [&] { return id < oldest_ || slot(id).done; };
+  if (is_done()) return Activity::tick();
+  const MpiOperation& operation = slot(id).operation;
+  const Activity::Waiting waiting(operation.kind, group,
+                                  has_peer(operation.kind) ? operation.peer : -1);
   finished_.wait(lock, [&] { return is_done() || error_.has_value(); });
   if (!is_done()) throw Error(*error_);
 }

@@ -41,8 +41,8 @@ class MpiWorker {
   MpiWorker& operator=(const MpiWorker&) = delete;
 
   std::uint64_t submit(const MpiOperation& operation);
-  /// Blocks until operation `id` has finished; throws its Error.
-  void wait(std::uint64_t id);
+  /// Blocks until operation `id` has finished; throws its Error. `group`: name for the watchdog.
+  void wait(std::uint64_t id, const std::string& group);
 
  private:
   struct Slot {

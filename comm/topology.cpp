@@ -1,135 +1,145 @@
 #include "comm/topology.h"
 
-#include <algorithm>
-
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 namespace neox {
+namespace {
+
+void check_layout(const ParallelLayout& layout) {
+  require(layout.tensor >= 1 && layout.context >= 1 && layout.data >= 1 && layout.pipe >= 1,
+          "tensor-parallel {}, context-parallel {}, data-parallel {} and pipeline-parallel size {} "
+          "must all be at least 1",
+          layout.tensor, layout.context, layout.data, layout.pipe);
+}
+
+// "8 ranks, 16 ranks": what a layout of `model` ranks per replica can run on, next to `ranks`.
+std::string legal_rank_counts(int model, int ranks) {
+  const int below = ranks / model * model;
+  return below == 0 ? fmt::format("{}", model) : fmt::format("{} or {}", below, below + model);
+}
+
+void check_world(const ParallelLayout& layout, int ranks) {
+  if (layout.world() == ranks) return;
+  const int model = layout.tensor * layout.context * layout.pipe;
+  const std::string sizes =
+      fmt::format("tensor {} x context {} x data {} x pipe {} = {} ranks, but {} were started",
+                  layout.tensor, layout.context, layout.data, layout.pipe, layout.world(), ranks);
+  if (ranks % model == 0) {
+    fail("{}: start {} ranks, or use data = {} on these {}", sizes, layout.world(), ranks / model,
+         ranks);
+  }
+  fail(
+      "{}: start {} ranks; or, as one copy of the model takes tensor x context x pipe = {} ranks, "
+      "another multiple of {} such as {}; or choose sizes whose product divides {}",
+      sizes, layout.world(), model, model, legal_rank_counts(model, ranks), ranks);
+}
+
+// Color and key of a rank in the groups along some coordinates: `color` is one number for all that
+// the members share.
+using Along = SplitPlace (*)(const Coordinates& at, const ParallelLayout& layout);
+
+std::unique_ptr<Communicator> make_group(Communicator& world, const ParallelLayout& layout,
+                                         const std::string& name, Along along) {
+  return world.split([&](int rank) { return along(coordinates_of(rank, layout), layout); }, name);
+}
+
+// The rank that the same coordinates with zeros in the varying places have is the group's color.
+int color(const Coordinates& shared, const ParallelLayout& layout) {
+  return rank_of(shared, layout);
+}
+
+SplitPlace along_tensor(const Coordinates& c, const ParallelLayout& l) {
+  return {color({0, c.context, c.data, c.pipe}, l), c.tensor};
+}
+SplitPlace along_context(const Coordinates& c, const ParallelLayout& l) {
+  return {color({c.tensor, 0, c.data, c.pipe}, l), c.context};
+}
+SplitPlace along_data(const Coordinates& c, const ParallelLayout& l) {
+  return {color({c.tensor, c.context, 0, c.pipe}, l), c.data};
+}
+SplitPlace along_pipe(const Coordinates& c, const ParallelLayout& l) {
+  return {color({c.tensor, c.context, c.data, 0}, l), c.pipe};
+}
+SplitPlace along_model(const Coordinates& c, const ParallelLayout& l) {
+  return {color({0, c.context, c.data, 0}, l), c.pipe * l.tensor + c.tensor};
+}
+SplitPlace along_replicas(const Coordinates& c, const ParallelLayout& l) {
+  return {color({0, 0, 0, c.pipe}, l), rank_of({c.tensor, c.context, c.data, 0}, l)};
+}
+SplitPlace along_data_context(const Coordinates& c, const ParallelLayout& l) {
+  return {color({c.tensor, 0, 0, c.pipe}, l), c.data * l.context + c.context};
+}
+SplitPlace along_embedding(const Coordinates& c, const ParallelLayout& l) {
+  const bool member = l.pipe > 1 && (c.pipe == 0 || c.pipe == l.pipe - 1);
+  return {member ? color({c.tensor, c.context, c.data, 0}, l) : -1, c.pipe};
+}
+
+}  // namespace
 
 Coordinates coordinates_of(int rank, const ParallelLayout& layout) {
-  Coordinates at;
-  at.tensor = rank % layout.tensor;
+  check_layout(layout);
+  require(0 <= rank && rank < layout.world(), "there is no rank {} in a layout of {} ranks", rank,
+          layout.world());
+  Coordinates c;
+  c.tensor = rank % layout.tensor;
   rank /= layout.tensor;
-  at.context = rank % layout.context;
+  c.context = rank % layout.context;
   rank /= layout.context;
-  at.data = rank % layout.data;
-  at.pipe = rank / layout.data;
-  return at;
+  c.data = rank % layout.data;
+  c.pipe = rank / layout.data;
+  return c;
 }
 
-int rank_of(const Coordinates& at, const ParallelLayout& layout) {
-  return ((at.pipe * layout.data + at.data) * layout.context + at.context) * layout.tensor +
-         at.tensor;
-}
-
-std::string_view name_of(GroupKind kind) {
-  constexpr std::string_view kNames[] = {"tensor",        "context", "data",  "pipe",
-                                         "pipe backward", "model",   "stage", "embedding"};
-  return kNames[static_cast<std::size_t>(kind)];
-}
-
-namespace {
-
-bool in_group(GroupKind kind, const Coordinates& a, const Coordinates& b,
-              const ParallelLayout& layout) {
-  const bool tensor = a.tensor == b.tensor, context = a.context == b.context;
-  const bool data = a.data == b.data, pipe = a.pipe == b.pipe;
-  const auto at_end = [&](const Coordinates& c) {
-    return c.pipe == 0 || c.pipe == layout.pipe - 1;
-  };
-  switch (kind) {
-    case GroupKind::tensor:
-      return context && data && pipe;
-    case GroupKind::context:
-      return tensor && data && pipe;
-    case GroupKind::data:
-      return tensor && context && pipe;
-    case GroupKind::pipe_forward:
-    case GroupKind::pipe_backward:
-      return tensor && context && data;
-    case GroupKind::model:
-      return context && data;
-    case GroupKind::stage:
-      return pipe;
-    case GroupKind::embedding:
-      return tensor && context && data && (pipe || (at_end(a) && at_end(b)));
-    case GroupKind::count:
-      break;
-  }
-  fail("internal error: no such group");
-}
-
-}  // namespace
-
-std::vector<int> group_members(GroupKind kind, int rank, const ParallelLayout& layout) {
-  const Coordinates mine = coordinates_of(rank, layout);
-  std::vector<int> members;
-  for (int other = 0; other < layout.world(); ++other) {
-    if (in_group(kind, mine, coordinates_of(other, layout), layout)) members.push_back(other);
-  }
-  return members;
-}
-
-Topology::Topology(Communicator& world, const ParallelLayout& layout)
-    : world_(world), layout_(layout), at_(coordinates_of(world.rank(), layout)) {
+int rank_of(const Coordinates& c, const ParallelLayout& layout) {
+  check_layout(layout);
+  const auto inside = [](int value, int size) { return 0 <= value && value < size; };
   require(
-      layout.world() == world.size(),
-      "the layout has {} ranks (tensor {} x context {} x data {} x pipe {}), but the job has {}",
-      layout.world(), layout.tensor, layout.context, layout.data, layout.pipe, world.size());
-  for (std::size_t kind = 0; kind < groups_.size(); ++kind) {
-    groups_[kind] =
-        world.subgroup(group_members(static_cast<GroupKind>(kind), world.rank(), layout));
-  }
+      inside(c.tensor, layout.tensor) && inside(c.context, layout.context) &&
+          inside(c.data, layout.data) && inside(c.pipe, layout.pipe),
+      "coordinates (tensor {}, context {}, data {}, pipe {}) are outside the layout {} x {} x {} "
+      "x {}",
+      c.tensor, c.context, c.data, c.pipe, layout.tensor, layout.context, layout.data, layout.pipe);
+  return c.tensor + layout.tensor * (c.context + layout.context * (c.data + layout.data * c.pipe));
 }
 
-namespace {
-
-constexpr int kShownRanks = 32;
-
-std::string rank_line(int rank, const ParallelLayout& layout, const std::string& host) {
-  const Coordinates at = coordinates_of(rank, layout);
-  return fmt::format("  rank {} on {}: pipe {}, data {}, context {}, tensor {}\n", rank, host,
-                     at.pipe, at.data, at.context, at.tensor);
+std::vector<std::string> gather_hosts(Communicator& world, const std::string& host) {
+  return world.host_all_gather(host);
 }
 
-}  // namespace
-
-std::string describe(const ParallelLayout& layout, const std::vector<std::string>& hosts) {
-  std::string text;
-  const int ranks = layout.world();
-  for (int rank = 0; rank < ranks; ++rank) {
-    if (ranks > kShownRanks && rank == kShownRanks / 2) {
-      const int left_out = ranks - kShownRanks;
-      text += fmt::format(
-          "  ... {} more ranks in the same order (tensor fastest, then context, "
-          "data, pipe) ...\n",
-          left_out);
-      rank += left_out;
-    }
-    text += rank_line(rank, layout, hosts.at(static_cast<std::size_t>(rank)));
-  }
-  return text;
+std::vector<std::string> planned_hosts(int ranks, int per_node) {
+  require(ranks >= 1 && per_node >= 1, "{} ranks with {} on each node make no job", ranks,
+          per_node);
+  std::vector<std::string> hosts;
+  for (int rank = 0; rank < ranks; ++rank) hosts.push_back(fmt::format("node{}", rank / per_node));
+  return hosts;
 }
 
-std::vector<std::string> placement_warnings(const ParallelLayout& layout,
-                                            const std::vector<std::string>& hosts) {
-  std::vector<std::string> warnings;
-  for (int first = 0; first < layout.world(); first += layout.tensor) {
-    std::vector<std::string> seen;
-    for (int rank = first; rank < first + layout.tensor; ++rank) {
-      const std::string& host = hosts.at(static_cast<std::size_t>(rank));
-      if (std::find(seen.begin(), seen.end(), host) == seen.end()) seen.push_back(host);
-    }
-    if (seen.size() == 1) continue;
-    warnings.push_back(fmt::format(
-        "the tensor-parallel ranks {} to {} are on different hosts ({}), so every layer waits for "
-        "the network; start ranks so that {} neighbours share a host (SLURM: "
-        "--distribution=block, --ntasks-per-node a multiple of {}), or lower "
-        "parallel.model_parallel_size",
-        first, first + layout.tensor - 1, fmt::join(seen, ", "), layout.tensor, layout.tensor));
+Topology::Topology(Communicator& world, const ParallelLayout& layout,
+                   std::vector<std::string> hosts)
+    : world_(world), layout_(layout), hosts_(std::move(hosts)) {
+  check_layout(layout_);
+  check_world(layout_, world_.size());
+  require(hosts_.size() == static_cast<std::size_t>(world_.size()),
+          "{} host names were given for {} ranks", hosts_.size(), world_.size());
+  here_ = coordinates_of(world_.rank(), layout_);
+  tensor_ = make_group(world_, layout_, "tensor", along_tensor);
+  context_ = make_group(world_, layout_, "context", along_context);
+  data_ = make_group(world_, layout_, "data", along_data);
+  pipe_ = make_group(world_, layout_, "pipe", along_pipe);
+  model_ = make_group(world_, layout_, "model", along_model);
+  embedding_ = make_group(world_, layout_, "embedding", along_embedding);
+  replicas_ = make_group(world_, layout_, "replicas", along_replicas);
+  if (layout_.context > 1) {
+    data_context_ = make_group(world_, layout_, "data_context", along_data_context);
   }
-  return warnings;
+  pipe_forward_ = make_group(world_, layout_, "pipe_forward", along_pipe);
+  pipe_backward_ = make_group(world_, layout_, "pipe_backward", along_pipe);
+}
+
+std::vector<Communicator*> Topology::groups() const {
+  std::vector<Communicator*> all = {
+      &world_,      tensor_.get(),    context_.get(),  data_.get(),         pipe_.get(),
+      model_.get(), embedding_.get(), replicas_.get(), pipe_forward_.get(), pipe_backward_.get()};
+  if (data_context_ != nullptr) all.push_back(data_context_.get());
+  return all;
 }
 
 }  // namespace neox

@@ -124,6 +124,7 @@ struct TrainConfig {
   std::int64_t seed_dropout = -1;
   bool deterministic = true;
   std::int64_t cross_entropy_chunk = 1024;  // tokens whose logits are in memory at once
+  double watchdog_timeout = 600;            // seconds without progress; 0: off
 
   friend bool operator==(const TrainConfig&, const TrainConfig&) = default;
 };

@@ -250,6 +250,11 @@ std::vector<Option> train_options() {
        .doc = "Tokens whose logits are in memory at once",
        .unit = "tokens",
        .range = count(1)},
+      {.name = "watchdog_timeout",
+       .field = at<&TrainConfig::watchdog_timeout>(),
+       .doc = "End the job, naming the rank, when one makes no progress for so long; 0: off",
+       .unit = "seconds",
+       .range = kNotNegative},
   };
 }
 

@@ -29,6 +29,7 @@ Work TensorParallel::reduce(Stream& stream, Tensor partial, Tensor out) const {
 }
 
 void TensorParallel::gather_parts(Stream& stream, ConstTensor part, Tensor out) const {
+  const TrafficScope scope(*group_, Purpose::loss);
   group_->all_gather(part, out, stream).wait(stream);
 }
 

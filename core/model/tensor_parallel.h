@@ -36,6 +36,10 @@ class TensorParallel {
       return full;
     }
   };
+  /// What the following messages are for, in tables of traffic.
+  void set_purpose(Purpose purpose) const {
+    if (!alone()) group_->set_purpose(purpose);
+  }
   Gathering gather(Stream& stream, Arena& arena, ConstTensor local) const;
 
   /// Where a layer puts its part of the sum that becomes `out`: all rows, in `arena`; `out` itself

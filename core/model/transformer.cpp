@@ -289,6 +289,7 @@ void Transformer::forward(const Execution& run, const MicroBatchView& batch, int
                           ChunkPass& pass) {
   const ChunkLayers& layers = chunk_layers_.at(static_cast<std::size_t>(chunk));
   const ArenaScope scratch_scope(run.scratch);
+  run.tensor.set_purpose(Purpose::tensor_forward);
   const Shape shape = residual_shape(run, batch);
   const std::size_t count = layers.end - layers.begin;
   pass.inputs.resize(count);
@@ -322,6 +323,7 @@ void Transformer::backward(const Execution& run, const MicroBatchView& batch, in
                            ChunkPass& pass, Tensor losses) {
   const ChunkLayers& layers = chunk_layers_.at(static_cast<std::size_t>(chunk));
   const ArenaScope scratch_scope(run.scratch), recompute_scope(run.recompute);
+  run.tensor.set_purpose(Purpose::tensor_backward);
   const Shape shape = residual_shape(run, batch);
   Arena& gradients = pass.split() ? *pass.gradients : run.scratch;
   if (this->chunk(chunk).head) {
@@ -364,6 +366,7 @@ void Transformer::backward_weight(const Execution& run, const MicroBatchView& ba
   if (!pass.split()) return;
   const ChunkLayers& layers = chunk_layers_.at(static_cast<std::size_t>(chunk));
   const ArenaScope scratch_scope(run.scratch);
+  run.tensor.set_purpose(Purpose::tensor_backward);
   for (std::size_t i = layers.end; i-- > layers.begin;) {
     const std::size_t at = i - layers.begin;
     const Recompute recompute = recompute_of(run, layers, i);
@@ -414,6 +417,7 @@ ConstTensor Transformer::forward_only(const Context& ctx, BlockObserver* observe
 void Transformer::evaluate(const Execution& run, const MicroBatchView& batch, int chunk,
                            ConstTensor input, Tensor output, Tensor losses) {
   const ArenaScope keep_scope(run.keep), scratch_scope(run.scratch);
+  run.tensor.set_purpose(Purpose::tensor_forward);
   const Context ctx = context(run, batch, false, run.keep, run.scratch);
   const ConstTensor x = forward_only(ctx, run.observer, chunk, input, nullptr);
   if (this->chunk(chunk).head) {

@@ -22,10 +22,12 @@ DataParallel::DataParallel(ParameterStore& store, const GradientGroups& groups, 
       users_[static_cast<std::size_t>(used)].push_back(block);
     }
   }
-  add_group_sum(groups.tensor, [](const ParameterSpec& s) { return s.sum == GradientSum::tensor; });
-  add_group_sum(groups.key_value,
+  add_group_sum(groups.tensor, Purpose::gradients,
+                [](const ParameterSpec& s) { return s.sum == GradientSum::tensor; });
+  add_group_sum(groups.key_value, Purpose::gradients,
                 [](const ParameterSpec& s) { return s.sum == GradientSum::key_value; });
-  add_group_sum(groups.embedding, [](const ParameterSpec& s) { return s.tied_across_stages; });
+  add_group_sum(groups.embedding, Purpose::embedding,
+                [](const ParameterSpec& s) { return s.tied_across_stages; });
   stream.synchronize();
 }
 
@@ -47,11 +49,12 @@ DataParallel::~DataParallel() {
 // ------------------------------------------------------------- Sums commute, so these come last:
 // over what this rank updates with, a data-parallel share of the bytes, in one message per step.
 
-void DataParallel::add_group_sum(Communicator* group,
+void DataParallel::add_group_sum(Communicator* group, Purpose purpose,
                                  const std::function<bool(const ParameterSpec&)>& chosen) {
   if (group == nullptr || group->size() == 1) return;
   GroupSum sum;
   sum.group = group;
+  sum.purpose = purpose;
   sum.pieces = store_.update_pieces_of(chosen);
   std::string layout;
   std::int64_t elements = 0;
@@ -83,6 +86,7 @@ void DataParallel::sum_over_groups() {
       copy(stream_, store_.piece(State::gradients, piece), sum.packed.slice(at, at + piece.size));
       at += piece.size;
     }
+    const TrafficScope scope(*sum.group, sum.purpose);
     sum.group->all_reduce(sum.packed, ReduceOp::sum, stream_).wait(stream_);
     at = 0;
     for (const StatePiece& piece : sum.pieces) {

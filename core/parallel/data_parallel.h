@@ -76,12 +76,14 @@ class DataParallel final : public BlockObserver {
   /// One sum over a model-parallel group: packed into one message.
   struct GroupSum {
     Communicator* group = nullptr;
+    Purpose purpose = Purpose::gradients;
     std::vector<StatePiece> pieces;
     Buffer buffer;
     Tensor packed;
   };
 
-  void add_group_sum(Communicator* group, const std::function<bool(const ParameterSpec&)>& chosen);
+  void add_group_sum(Communicator* group, Purpose purpose,
+                     const std::function<bool(const ParameterSpec&)>& chosen);
   void sum_over_groups();
   bool is_final(int block) const;
   void reduce_if_final(int block);

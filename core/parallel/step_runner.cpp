@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "comm/activity.h"
 #include "kernels/dry_run/dry_run_backend.h"
 
 namespace neox {
@@ -240,6 +241,7 @@ double StepRunner::train(std::span<const MicroBatch> batches, double gradient_sc
   upload(batches, gradient_scale);
   const Execution run = execution(ops_, tensor_, step, &observer);
   for (const Action& action : actions_for(training_, options_.schedule, batches.size())) {
+    Activity::set(name_of(action.kind), step + 1, action.micro_batch);
     act(run, action);
   }
   if (place_.stages > 1) {
@@ -306,6 +308,7 @@ double StepRunner::evaluate(std::span<const MicroBatch> batches, BlockObserver& 
   for (const Action& action :
        actions_for(evaluation_, ScheduleKind::forward_only, batches.size())) {
     const auto [kind, micro_batch, chunk, peer] = action;
+    Activity::set("validation", -1, micro_batch);
     if (kind == ActionKind::receive_forward) {
       receive_forward_->post(micro_batch, chunk, peer, stream_);
     } else if (kind == ActionKind::send_forward) {

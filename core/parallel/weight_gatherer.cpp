@@ -57,6 +57,7 @@ int WeightGatherer::next_block(int block, bool backward) {
 // ---- gathers -----------------------------------------------------------------------------------
 
 void WeightGatherer::gather(int block, const Tensor& whole) {
+  const TrafficScope scope(*group_, Purpose::parameters);
   const std::int64_t begin = store_.block_range(block).begin;
   for (const Bucket& bucket : store_.block_buckets(block)) {
     works_[static_cast<std::size_t>(block)].push_back(

@@ -49,6 +49,15 @@ RunData open_run_data(const Config& config) {
   return data;
 }
 
+std::string fingerprint(const RunData& data) {
+  std::string text;
+  for (const auto* part : {&data.train, &data.valid}) {
+    if (!part->has_value()) continue;
+    text += fmt::format("{} data {:016x}\n", name_of((*part)->part()), (*part)->fingerprint());
+  }
+  return text;
+}
+
 std::string describe(const RunData& data) {
   std::vector<TokenDatasetRow> rows;
   for (const auto* part : {&data.train, &data.valid}) {

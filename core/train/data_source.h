@@ -19,6 +19,9 @@ struct RunData {
 /// losses compare; they are absent when eval_interval or eval_iters is 0.
 RunData open_run_data(const Config& config);
 
+/// A line per part, "train 1a2b..." : equal on all ranks that read the same data.
+std::string fingerprint(const RunData& data);
+
 /// The table of proportions and epochs of what was opened.
 std::string describe(const RunData& data);
 

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "comm/activity.h"
+#include "comm/dry_run_communicator.h"
+#include "comm/host_name.h"
 #include "core/base/format.h"
 #include "core/model/init.h"
 #include "core/parallel/layout.h"
@@ -44,10 +47,11 @@ RunnerOptions runner_options(const Config& config) {
 std::unique_ptr<Communicator> key_value_group(const Config& config, const Topology& topology,
                                               const ModelPartition& partition) {
   const int holders = partition_heads(config.model, partition).key_value_holders;
-  std::vector<int> members;
-  const int first = partition.tensor_rank / holders * holders;
-  for (int rank = first; rank < first + holders; ++rank) members.push_back(rank);
-  return topology.tensor().subgroup(members);
+  return topology.tensor().split(
+      [holders](int rank) {
+        return SplitPlace{rank / holders, rank};
+      },
+      "key/value heads");
 }
 
 }  // namespace
@@ -80,8 +84,9 @@ std::string MemoryPlan::table() const {
 Engine::Engine(Communicator& world, const Config& config)
     : ops_(make_backend(Device{})),
       stream_(make_stream(Device{})),
-      topology_(world, parallel_layout(config.parallel, world.size())),
-      model_(config.model, model_partition(config, topology_.layout(), topology_.at())) {
+      topology_(world, parallel_layout(config.parallel, world.size()),
+                gather_hosts(world, host_name())),
+      model_(config.model, model_partition(config, topology_.layout(), topology_.coordinates())) {
   const ModelPartition& partition = model_.partition();
   key_value_ = key_value_group(config, topology_, partition);
   model_.commit(*ops_, *stream_, config.precision.precision, StoreMode::training, false,
@@ -95,11 +100,18 @@ Engine::Engine(Communicator& world, const Config& config)
   data_parallel_.emplace(model_.parameters(), groups, *ops_, *stream_,
                          config.parallel.gradient_reduce_dtype);
 
+  for (Communicator* group : {key_value_.get(), &topology_.data()}) {
+    group->set_purpose(Purpose::gradients);
+  }
+  for (Communicator* group : {&topology_.pipe_forward(), &topology_.pipe_backward()}) {
+    group->set_purpose(Purpose::pipeline);
+  }
+
   PipelinePlace place;
-  place.stage = topology_.at().pipe;
+  place.stage = topology_.coordinates().pipe;
   place.stages = topology_.layout().pipe;
-  place.forward = &topology_.group(GroupKind::pipe_forward);
-  place.backward = &topology_.group(GroupKind::pipe_backward);
+  place.forward = &topology_.pipe_forward();
+  place.backward = &topology_.pipe_backward();
   Communicator& tensor = topology_.tensor();
   measuring_group_ = make_dry_run_communicator(tensor.rank(), tensor.size());
   runner_.emplace(model_, *ops_, *stream_, place, TensorParallel(tensor, partition.rows_sharded),
@@ -116,17 +128,19 @@ Engine::StepResult Engine::train_step(std::span<const MicroBatch> batches, doubl
   data_parallel_->begin_step(static_cast<std::int64_t>(batches.size()));
   StepResult result;
   result.loss_sum = runner_->train(batches, gradient_scale, step, *data_parallel_);
+  Activity::set("gradient reduction", step + 1);
   data_parallel_->finish_gradients();
+  Activity::set("optimizer", step + 1);
   result.grad_norm = optimizer_->step(lr);
   data_parallel_->gather_weights();
   // The ranks of a tensor group computed the same losses.
-  if (topology_.at().tensor != 0) result.loss_sum = 0.0;
+  if (topology_.coordinates().tensor != 0) result.loss_sum = 0.0;
   return result;
 }
 
 double Engine::evaluate(std::span<const MicroBatch> batches) {
   const double sum = runner_->evaluate(batches, *data_parallel_);
-  return topology_.at().tensor == 0 ? sum : 0.0;
+  return topology_.coordinates().tensor == 0 ? sum : 0.0;
 }
 
 MemoryPlan Engine::memory_plan() const {

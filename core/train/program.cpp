@@ -22,7 +22,7 @@ namespace {
 
 constexpr int kFailure = 1;
 constexpr std::chrono::seconds kWaitForOthers{2};
-constexpr unsigned kSecondsToLeave = 10;
+constexpr unsigned kSecondsToLeave = 4;
 
 bool verbose_errors = false;
 
@@ -63,7 +63,8 @@ Others compare_failures(MPI_Comm group, const std::string& text) {
 }
 
 // Called with the exception in flight; prints it and returns the exit code, or ends the job.
-int leave_after_failure(const std::string& name, MpiEnvironment& mpi, MPI_Comm failures) {
+int leave_after_failure(const std::string& name, MpiEnvironment& mpi, Watchdog& watchdog,
+                        MPI_Comm failures) {
   const std::string plain = describe_current_exception(name, -1, verbose_errors);
   if (mpi.size() == 1) {
     print_error(plain);
@@ -75,7 +76,10 @@ int leave_after_failure(const std::string& name, MpiEnvironment& mpi, MPI_Comm f
   } else if (mpi.rank() == 0) {
     print_error(plain);
   }
-  if (others == Others::absent) mpi.abort(kFailure);
+  if (others == Others::absent) {
+    watchdog.job_ends();
+    mpi.abort(kFailure);
+  }
   // All ranks leave through MPI_Finalize; should one of them hang there, mpirun sees it die.
   ::alarm(kSecondsToLeave);
   return kFailure;
@@ -131,11 +135,12 @@ int run_mpi_program(const std::string& name, int argc, char** argv, const MpiPro
     // A group of its own, so that this exchange meets no message of the work that failed.
     MPI_Comm failures = MPI_COMM_NULL;
     MPI_Comm_dup(MPI_COMM_WORLD, &failures);
+    Watchdog watchdog(mpi);
     int code = kFailure;
     try {
-      code = body(count, arguments, mpi);
+      code = body(count, arguments, mpi, watchdog);
     } catch (...) {
-      code = leave_after_failure(name, mpi, failures);
+      code = leave_after_failure(name, mpi, watchdog, failures);
     }
     MPI_Comm_free(&failures);
     return code;

@@ -5,12 +5,14 @@
 #include <string>
 
 #include "comm/mpi.h"
+#include "comm/watchdog.h"
 
 namespace neox {
 
 /// The work of a program; returns the exit code.
 using ProgramBody = std::function<int(int argc, char** argv)>;
-using MpiProgramBody = std::function<int(int argc, char** argv, MpiEnvironment& mpi)>;
+using MpiProgramBody =
+    std::function<int(int argc, char** argv, MpiEnvironment& mpi, Watchdog& watchdog)>;
 
 /// Runs `body` and returns the program's exit code. What it throws is printed to stderr as
 /// "<name>: <message>"; with --verbose (or set_verbose_errors) also the place in the code that
@@ -19,7 +21,8 @@ int run_program(const std::string& name, int argc, char** argv, const ProgramBod
 
 /// The same with MPI around it. With several ranks the message names its rank. When all ranks fail
 /// with the same message, only rank 0 prints it, and the ranks leave together; a rank that fails
-/// alone (no other arrives within two seconds) prints its own and ends the whole job.
+/// alone (no other arrives within two seconds) prints its own and ends the whole job. A watchdog
+/// ends it when a rank vanishes, and when one stalls once `body` has set a limit.
 int run_mpi_program(const std::string& name, int argc, char** argv, const MpiProgramBody& body);
 
 /// Also print the place of an error in the code: for programs that learn it from a configuration

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cmath>
 
+#include "comm/activity.h"
+#include "comm/agreement.h"
 #include "core/base/format.h"
 #include "core/base/log.h"
 #include "core/base/version.h"
@@ -41,10 +43,13 @@ BatchLoaderOptions loader_options(const Config& config, const Communicator& grou
 
 Trainer::Trainer(Communicator& world, const Config& config, std::string config_text)
     : world_(world), config_(config), config_text_(std::move(config_text)) {
-  check_agreement();
+  check_program();
+  Activity::set_unlimited("opening the data");  // may build an index of hours
   data_ = open_run_data(config_);
+  Activity::set_unlimited("initialising");
   engine_.emplace(world_, config_);
   start();
+  check_input();
   if (!config_.checkpoint.save.empty()) {
     prepare_checkpoint_directory(world_, config_.checkpoint.save);
   }
@@ -55,13 +60,20 @@ Trainer::Trainer(Communicator& world, const Config& config, std::string config_t
 
 Trainer::~Trainer() = default;
 
-void Trainer::check_agreement() const {
-  const auto mine = fmt::format("neox {}\n{}", version(), canonical_text(config_));
-  const std::string first = world_.host_broadcast(mine, 0);
-  agree(world_, "the comparison of configurations",
-        mine == first ? ""
-                      : "this rank was started with another program version or configuration than "
-                        "rank 0; start all ranks with the same command");
+void Trainer::check_program() const {
+  const std::array<Fact, 2> facts = {
+      {{"program version", version(), "install the same version on all nodes"},
+       {"configuration", canonical_text(config_), "start all ranks with the same command"}}};
+  check_equal(world_, facts);
+}
+
+// Nodes may have files of their own under the same name.
+void Trainer::check_input() const {
+  const std::array<Fact, 2> facts = {
+      {{"dataset", fingerprint(data_), "give all nodes the same data files"},
+       {"checkpoint to continue from", fmt::format("{} step {}", resumed_from_, progress_.step),
+        "give all nodes the same checkpoint folder"}}};
+  check_equal(world_, facts);
 }
 
 void Trainer::start() {
@@ -90,6 +102,7 @@ bool Trainer::resume_from(const std::string& directory, LoadScope scope) {
   if (reader == nullptr) return false;
   progress_ = load_run(*reader, engine_->model(), &engine_->optimizer(), scope, engine_->ops(),
                        engine_->stream());
+  resumed_from_ = reader->path();
   if (directory == config_.checkpoint.save) last_saved_step_ = progress_.step;
   log_info("{} {} (step {}, {} samples)",
            scope == LoadScope::weights_only ? "weights taken from" : "resuming from",
@@ -110,16 +123,14 @@ void Trainer::print_summary() const {
       config_.batch.train_batch_size, layout.data, layout.data == 1 ? "" : "s",
       config_.batch.gradient_accumulation_steps, config_.batch.train_micro_batch_size_per_gpu,
       config_.model.seq_length);
-  const std::vector<std::string> hosts = world_.host_all_gather(host_name());
   if (world_.size() > 1) {
     log_info("layout: tensor {}{} x data {} (ZeRO {}) x pipe {} ({})\n{}", layout.tensor,
              engine_->model().partition().rows_sharded ? " (rows sharded)" : "", layout.data,
              config_.parallel.zero_stage, layout.pipe, config_.parallel.pipeline_schedule,
-             describe(layout, hosts));
+             topology.describe());
   }
-  if (world_.rank() == 0) {
-    for (const std::string& warning : placement_warnings(layout, hosts)) log_warning("{}", warning);
-  }
+  const std::string warning = topology.placement_warning();
+  if (world_.rank() == 0 && !warning.empty()) log_warning("{}", warning);
   log_info("memory on rank 0:\n{}", engine_->memory_plan().table());
   log_info("data:\n{}", describe(data_));
   if (!engine_->ops().fast(dtype)) {
@@ -133,6 +144,7 @@ void Trainer::print_summary() const {
 Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr,
                                         const StopSignals& signals) {
   std::int64_t tokens = batch.loss_tokens;
+  Activity::set("batch agreement", progress_.step + 1);
   engine_->topology().data().host_all_reduce(std::span(&tokens, 1), ReduceOp::sum);
   // A batch that is masked as a whole has no loss and no gradient.
   const double scale = tokens > 0 ? 1.0 / static_cast<double>(tokens) : 0.0;
@@ -169,10 +181,11 @@ double Trainer::evaluate() {
   BatchLoader loader(*data_.valid, loader_options(config_, engine_->topology().data(), steps), 0);
   std::array<double, 2> sums = {0.0, 0.0};
   for (std::int64_t i = 0; i < steps; ++i) {
+    Activity::set("validation", progress_.step, i);
     const StepBatch& batch = loader.next();
     sums[0] += engine_->evaluate(batch.micro_batches);
     // One rank of each model counts its tokens.
-    const Coordinates& at = engine_->topology().at();
+    const Coordinates& at = engine_->topology().coordinates();
     if (at.tensor == 0 && at.pipe == 0) sums[1] += static_cast<double>(batch.loss_tokens);
   }
   world_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
@@ -188,6 +201,7 @@ void Trainer::save() {
                 progress_.step);
     return;
   }
+  Activity::set("saving", progress_.step);
   const SaveReport report =
       save_run(world_, engine_->model(), engine_->optimizer(), config_, config_text_, progress_);
   log_->activity("");
@@ -214,6 +228,7 @@ StopReason Trainer::run() {
                      progress_.consumed_samples);
   while (progress_.step < last) {
     const auto begin = std::chrono::steady_clock::now();
+    Activity::set("reading data", progress_.step + 1);
     const StepBatch& batch = loader.next();
     const double waited = seconds_since(begin);
     const double lr = schedule.at(progress_.step);

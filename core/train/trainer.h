@@ -49,7 +49,8 @@ class Trainer {
     bool stop_requested = false;
   };
 
-  void check_agreement() const;
+  void check_program() const;
+  void check_input() const;
   void start();
   bool resume_from(const std::string& directory, LoadScope scope);
   void print_summary() const;
@@ -65,6 +66,7 @@ class Trainer {
   std::optional<Engine> engine_;
   std::unique_ptr<TrainingLog> log_;
   Progress progress_;
+  std::string resumed_from_;  // path of the checkpoint; empty: none
   std::int64_t last_saved_step_ = -1;
   std::int64_t skipped_steps_ = 0;
 };

@@ -173,6 +173,22 @@ void TokenDataset::read(std::int64_t i, bool labels, std::span<std::int32_t> out
   }
 }
 
+std::uint64_t TokenDataset::fingerprint() const {
+  constexpr std::int64_t kSamples = 16;
+  std::vector<std::uint64_t> parts = {static_cast<std::uint64_t>(size()),
+                                      static_cast<std::uint64_t>(seq_length_)};
+  for (const Source& source : sources_) {
+    parts.push_back(source.data->fingerprint());
+    if (source.labels) parts.push_back(source.labels->fingerprint());
+  }
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(seq_length_) + 1);
+  for (std::int64_t i = 0; i < std::min(kSamples, size()); ++i) {
+    sample(i * size() / std::min(kSamples, size()), tokens);
+    parts.push_back(checksum64(std::as_bytes(std::span(tokens))));
+  }
+  return checksum64(std::as_bytes(std::span(parts)));
+}
+
 void TokenDataset::sample(std::int64_t i, std::span<std::int32_t> tokens) const {
   read(i, false, tokens);
 }

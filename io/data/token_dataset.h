@@ -72,6 +72,10 @@ class TokenDataset {
   /// The label of each token of sample i, [seq_length + 1], unshifted; negative means no loss.
   void sample_labels(std::int64_t i, std::span<std::int32_t> labels) const;
 
+  /// 64-bit hash of what ranks must have in common: the lengths of all sequences, the number of
+  /// samples, and the tokens of a few samples all over the dataset.
+  std::uint64_t fingerprint() const;
+
   const std::vector<TokenDatasetRow>& rows() const { return rows_; }
 
  private:

@@ -252,7 +252,8 @@ TEST_F(CommunicatorTest, SumsAreBitwiseReproducible) {
 }
 
 TEST_F(CommunicatorTest, SplitGroupsWorkSideBySide) {
-  const auto half = group.split(rank % 2, -rank);  // reversed order
+  const auto half = group.split([](int r) { return SplitPlace{r % 2, -r}; }, "half");  // reversed
+  EXPECT_EQ(half->name(), "half");
   const int members = (size + 1 - rank % 2) / 2;
   ASSERT_EQ(half->size(), members);
   EXPECT_EQ(half->rank(), members - 1 - rank / 2);

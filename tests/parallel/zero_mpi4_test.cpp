@@ -11,8 +11,16 @@ class Zero4 : public ::testing::Test {
  protected:
   std::unique_ptr<Communicator> world = make_world_communicator();
   std::unique_ptr<Communicator> alone = make_self_communicator();
-  std::unique_ptr<Communicator> model = world->split(world->rank() / 2, world->rank());
-  std::unique_ptr<Communicator> data = world->split(world->rank() % 2, world->rank());
+  std::unique_ptr<Communicator> model = world->split(
+      [](int r) {
+        return SplitPlace{r / 2, r};
+      },
+      "pair");
+  std::unique_ptr<Communicator> data = world->split(
+      [](int r) {
+        return SplitPlace{r % 2, r};
+      },
+      "data");
 };
 
 TEST_F(Zero4, StagesEqualTheOracle) {

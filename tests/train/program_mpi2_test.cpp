@@ -25,7 +25,7 @@ Outcome run(const MpiProgramBody& body) {
 
 TEST(RunMpiProgram, AllRanksFailAlike) {
   int rank = -1;
-  const Outcome outcome = run([&](int, char**, MpiEnvironment& mpi) -> int {
+  const Outcome outcome = run([&](int, char**, MpiEnvironment& mpi, Watchdog&) -> int {
     rank = mpi.rank();
     fail("no key");
   });
@@ -35,7 +35,7 @@ TEST(RunMpiProgram, AllRanksFailAlike) {
 
 TEST(RunMpiProgram, AnAgreedErrorIsPrintedOnce) {
   int rank = -1;
-  const Outcome outcome = run([&](int, char**, MpiEnvironment& mpi) -> int {
+  const Outcome outcome = run([&](int, char**, MpiEnvironment& mpi, Watchdog&) -> int {
     rank = mpi.rank();
     agree(mpi.world(), "opening", rank == 1 ? "disk on fire" : "");
     return 0;
@@ -50,7 +50,7 @@ TEST(RunMpiProgram, AnAgreedErrorIsPrintedOnce) {
 
 TEST(RunMpiProgram, DifferentFailuresAreAllPrinted) {
   int rank = -1;
-  const Outcome outcome = run([&](int, char**, MpiEnvironment& mpi) -> int {
+  const Outcome outcome = run([&](int, char**, MpiEnvironment& mpi, Watchdog&) -> int {
     rank = mpi.rank();
     fail("reason {}", rank);
   });
@@ -59,7 +59,7 @@ TEST(RunMpiProgram, DifferentFailuresAreAllPrinted) {
 }
 
 TEST(RunMpiProgram, SuccessOnAllRanks) {
-  const Outcome outcome = run([](int, char**, MpiEnvironment& mpi) {
+  const Outcome outcome = run([](int, char**, MpiEnvironment& mpi, Watchdog&) {
     mpi.world().barrier();
     return 0;
   });

@@ -78,11 +78,11 @@ TEST(RunMpiProgram, OneRankIsNotNamed) {
   std::string name = "neox_test";
   std::array<char*, 2> argv = {name.data(), nullptr};
   testing::internal::CaptureStderr();
-  const int code =
-      run_mpi_program("neox_test", 1, argv.data(), [](int, char**, MpiEnvironment& mpi) -> int {
-        EXPECT_EQ(mpi.size(), 1);
-        fail("no");
-      });
+  const int code = run_mpi_program("neox_test", 1, argv.data(),
+                                   [](int, char**, MpiEnvironment& mpi, Watchdog&) -> int {
+                                     EXPECT_EQ(mpi.size(), 1);
+                                     fail("no");
+                                   });
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "neox_test: no\n");
   EXPECT_EQ(code, 1);
 }
@@ -91,11 +91,12 @@ TEST(RunMpiProgram, OneRankIsNotNamed) {
 TEST(RunMpiProgram, DISABLED_RankOneFails) {
   std::string name = "neox_test";
   std::array<char*, 2> argv = {name.data(), nullptr};
-  run_mpi_program("neox_test", 1, argv.data(), [](int, char**, MpiEnvironment& mpi) -> int {
-    if (mpi.rank() == 1) fail("only I know");
-    mpi.world().barrier();
-    return 0;
-  });
+  run_mpi_program("neox_test", 1, argv.data(),
+                  [](int, char**, MpiEnvironment& mpi, Watchdog&) -> int {
+                    if (mpi.rank() == 1) fail("only I know");
+                    mpi.world().barrier();
+                    return 0;
+                  });
 }
 
 TEST(RunMpiProgram, ARankThatFailsAloneEndsTheJob) {

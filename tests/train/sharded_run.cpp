@@ -50,7 +50,9 @@ ShardedRun::ShardedRun(Communicator& group, const Config& config, const ShardedL
   options.micro_batch = samples_;
   options.seq_length = config.model.seq_length;
   options.loss_chunk = 7;
-  runner_ = std::make_unique<ModelRunner>(model, *ops_, *stream_, options);
+  options.micro_batches = layout.micro_batches;
+  runner_ = std::make_unique<StepRunner>(model, *ops_, *stream_, PipelinePlace{}, TensorParallel{},
+                                         TensorParallel{}, options);
   parallel = std::make_unique<DataParallel>(store, GradientGroups{&group}, *ops_, *stream_,
                                             layout.exchange);
 }
@@ -74,13 +76,16 @@ MicroBatch ShardedRun::micro_batch(std::int64_t index) const {
   return batch;
 }
 
+std::vector<MicroBatch> ShardedRun::micro_batches() const {
+  std::vector<MicroBatch> batches;
+  for (std::int64_t i = 0; i < layout_.micro_batches; ++i) batches.push_back(micro_batch(i));
+  return batches;
+}
+
 double ShardedRun::step(double* norm) {
   const double scale = 1.0 / static_cast<double>(kSamples * 13);  // 16 tokens, 3 masked
-  double loss = 0.0;
   parallel->begin_step(layout_.micro_batches);
-  for (std::int64_t i = 0; i < layout_.micro_batches; ++i) {
-    loss += runner_->forward_backward(micro_batch(i), scale, progress.step, false, parallel.get());
-  }
+  double loss = runner_->train(micro_batches(), scale, progress.step, *parallel);
   parallel->finish_gradients();
   const double gradient_norm = optimizer->step(1e-3);
   if (norm != nullptr) *norm = gradient_norm;
@@ -92,10 +97,7 @@ double ShardedRun::step(double* norm) {
 }
 
 double ShardedRun::evaluate() {
-  double loss = 0.0;
-  for (std::int64_t i = 0; i < layout_.micro_batches; ++i) {
-    loss += runner_->evaluate(micro_batch(i), parallel.get());
-  }
+  double loss = runner_->evaluate(micro_batches(), *parallel);
   group_.host_all_reduce(std::span(&loss, 1), ReduceOp::sum);
   return loss / static_cast<double>(kSamples * 13);
 }

@@ -9,7 +9,7 @@
 #include "core/config/config.h"
 #include "core/optim/optimizer.h"
 #include "core/parallel/data_parallel.h"
-#include "core/train/model_runner.h"
+#include "core/parallel/step_runner.h"
 #include "core/train/run_state.h"
 
 namespace neox::testing {
@@ -45,6 +45,7 @@ class ShardedRun {
 
  private:
   MicroBatch micro_batch(std::int64_t index) const;
+  std::vector<MicroBatch> micro_batches() const;
 
   Communicator& group_;
   Config config_;
@@ -52,7 +53,7 @@ class ShardedRun {
   std::int64_t samples_;  // per micro-batch
   std::unique_ptr<Backend> ops_;
   std::unique_ptr<Stream> stream_;
-  std::unique_ptr<ModelRunner> runner_;
+  std::unique_ptr<StepRunner> runner_;
 };
 
 }  // namespace neox::testing

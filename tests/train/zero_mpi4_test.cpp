@@ -51,7 +51,11 @@ class ZeroRun : public ::testing::Test {
   }
 
   std::unique_ptr<Communicator> world = make_world_communicator();
-  std::unique_ptr<Communicator> pair = world->split(world->rank() / 2, world->rank());
+  std::unique_ptr<Communicator> pair = world->split(
+      [](int r) {
+        return SplitPlace{r / 2, r};
+      },
+      "pair");
   std::unique_ptr<Communicator> alone = make_self_communicator();
   std::string directory_;
 };

@@ -226,7 +226,7 @@ TEST_F(CheckpointTest, EverythingComesBack) {
 TEST_F(CheckpointTest, AnyLayoutReadsAnyOtherAndBytesDependOnNeither) {
   std::vector<std::unique_ptr<Communicator>> groups;
   for (int ranks = 1; ranks <= size; ++ranks) {
-    groups.push_back(group.split(rank < ranks ? 0 : 1, rank));
+    groups.push_back(group.split([&](int r) { return SplitPlace{r < ranks ? 0 : 1, r}; }, "part"));
     if (rank >= ranks) groups.back().reset();
   }
   for (std::size_t i = 0; i < groups.size(); ++i) {

@@ -1,0 +1,34 @@
+#pragma once
+// What this process is doing now, for the watchdog. All calls cost a few nanoseconds and may be
+// made from any thread, whether a watchdog runs or not.
+
+#include <cstdint>
+#include <string_view>
+
+#include "comm/traffic.h"
+
+namespace neox {
+
+class Activity {
+ public:
+  /// Progress: the process has entered `phase` ("forward", "optimizer"; cut after 31 characters) of
+  /// `step` (the step being computed, from 1) and micro-batch (from 0). Negative: not applicable.
+  static void set(std::string_view phase, std::int64_t step = -1, std::int64_t micro_batch = -1);
+  /// The same for work that may take any time without a sign of life (building an index, loading):
+  /// no limit applies until the next set().
+  static void set_unlimited(std::string_view phase);
+  /// Progress within the phase: a piece of a file was written, a batch was read.
+  static void tick();
+
+  /// While it lives, this thread waits for other ranks in `collective` of the group with this name;
+  /// peer < 0: the whole group. Made by communicators. Begin and end are progress.
+  class Waiting {
+   public:
+    Waiting(Collective collective, std::string_view group, int peer = -1);
+    ~Waiting();
+    Waiting(const Waiting&) = delete;
+    Waiting& operator=(const Waiting&) = delete;
+  };
+};
+
+}  // namespace neox

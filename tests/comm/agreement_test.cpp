@@ -1,0 +1,1 @@
+#include "tests/comm/agreement_suite.h"

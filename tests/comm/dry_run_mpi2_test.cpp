@@ -1,0 +1,1 @@
+#include "tests/comm/dry_run_suite.h"
