@@ -33,23 +33,25 @@ std::vector<Linear::Part> projection_parts(const std::string& name, const ModelC
 }  // namespace
 
 RotaryTables::RotaryTables(std::int64_t max_position, std::int64_t rotary_dim, double base,
-                           Device device, Stream& stream)
-    : cos({max_position, rotary_dim / 2}, DType::f32, device),
-      sin({max_position, rotary_dim / 2}, DType::f32, device) {
-  const OwnedTensor host_cos({max_position, rotary_dim / 2}, DType::f32);
-  const OwnedTensor host_sin({max_position, rotary_dim / 2}, DType::f32);
+                           Device device, Stream& stream, bool dry_run)
+    : cos({max_position, rotary_dim / 2}, DType::f32, device, dry_run),
+      sin({max_position, rotary_dim / 2}, DType::f32, device, dry_run) {
+  if (dry_run) return;
   const std::int64_t half = rotary_dim / 2;
+  std::vector<float> host_cos(static_cast<std::size_t>(max_position * half));
+  std::vector<float> host_sin(host_cos.size());
   for (std::int64_t p = 0; p < max_position; ++p) {
     for (std::int64_t i = 0; i < half; ++i) {
       const double angle =
           static_cast<double>(p) *
           std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_dim));
-      host_cos.tensor.ptr<float>()[p * half + i] = static_cast<float>(std::cos(angle));
-      host_sin.tensor.ptr<float>()[p * half + i] = static_cast<float>(std::sin(angle));
+      const auto at = static_cast<std::size_t>(p * half + i);
+      host_cos[at] = static_cast<float>(std::cos(angle));
+      host_sin[at] = static_cast<float>(std::sin(angle));
     }
   }
-  copy(stream, host_cos, cos);
-  copy(stream, host_sin, sin);
+  copy(stream, host_view(host_cos), cos);
+  copy(stream, host_view(host_sin), sin);
   stream.synchronize();
 }
 

@@ -1,11 +1,15 @@
 #include "core/model/init.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/base/rng.h"
 
 namespace neox {
 namespace {
+
+// Bounds the host memory beside a device's: 64 MiB.
+constexpr std::int64_t kStagedElements = std::int64_t{16} << 20;
 
 // Fills `local` (host, f32) with the values of elements [begin, ...) of a slice of a global tensor.
 void fill_random(const Shard& shard, std::int64_t begin, Tensor local, InitMethod method,
@@ -61,18 +65,21 @@ void initialise_parameters(ParameterStore& store, const ModelConfig& model, std:
         fill_zero(stream, shard.local);
         continue;
       }
-      // Staged through the host in f32: initialisation happens once, and is the same everywhere.
-      const OwnedTensor host(shard.local.shape, DType::f32);
-      if (rule.kind == InitRule::Kind::ones) {
-        for (float& x : host.tensor.span<float>()) x = 1.0f;
-      } else {
-        fill_random(shard, piece.begin, host, rule.method,
-                    init_std(rule.method, model, shard.global), seed);
+      // Computed on the host, where it is the same for every device; main weights are f32.
+      for (std::int64_t at = 0; at < piece.piece.size; at += kStagedElements) {
+        const Tensor part = shard.local.slice(at, std::min(at + kStagedElements, piece.piece.size));
+        const bool in_place = part.device.is_cpu();
+        const OwnedTensor staged = in_place ? OwnedTensor() : OwnedTensor(part.shape, DType::f32);
+        const Tensor host = in_place ? part : staged.tensor;
+        if (rule.kind == InitRule::Kind::ones) {
+          for (float& x : host.span<float>()) x = 1.0f;
+        } else {
+          fill_random(shard, piece.begin + at, host, rule.method,
+                      init_std(rule.method, model, shard.global), seed);
+        }
+        if (!in_place) copy(stream, host, part);
+        stream.synchronize();
       }
-      const OwnedTensor staged(shard.local.shape, DType::f32, store.device());
-      copy(stream, host, staged);
-      ops.cast(stream, staged, shard.local);
-      stream.synchronize();
     }
   }
   store.refresh_weights(ops, stream);

@@ -83,8 +83,9 @@ class Linear {
 struct RotaryTables {
   RotaryTables() = default;
   RotaryTables(std::int64_t max_position, std::int64_t rotary_dim, double base, Device device,
-               Stream& stream);
+               Stream& stream, bool dry_run = false);
   OwnedTensor cos, sin;
+  std::size_t bytes() const { return cos.tensor ? cos.tensor.bytes() + sin.tensor.bytes() : 0; }
 };
 
 /// Keys and values of earlier positions, for generation: each [batch, max_length,

@@ -110,9 +110,9 @@ void Transformer::check() const {
 void Transformer::commit(const Backend& ops, Stream& stream, DType compute, StoreMode mode,
                          bool dry_run, const ShardPlan& plan) {
   store_.commit(ops.device(), compute, mode, dry_run, plan);
-  if (model_.pos_emb == PositionEmbedding::rotary && !dry_run) {
+  if (model_.pos_emb == PositionEmbedding::rotary) {
     rotary_ = RotaryTables(model_.max_position_embeddings, model_.rotary_dim(),
-                           model_.rotary_emb_base, ops.device(), stream);
+                           model_.rotary_emb_base, ops.device(), stream, dry_run);
   }
 }
 

@@ -30,7 +30,7 @@ struct Execution {
 
 /// One micro-batch in one chunk, between the start of its forward and the end of its backward.
 struct ChunkPass {
-  explicit ChunkPass(Device device) : keep(device) {}
+  explicit ChunkPass(Device device, bool dry_run = false) : keep(device, dry_run) {}
   /// The micro-batch is through: memory is free for the next one.
   void clear() {
     keep.release(0);
@@ -63,6 +63,8 @@ class Transformer {
   const ModelPartition& partition() const { return partition_; }
   ParameterStore& parameters() { return store_; }
   const ParameterStore& parameters() const { return store_; }
+  /// Bytes of what is neither parameter nor activation: tables of rotary position embedding.
+  std::size_t table_bytes() const { return rotary_.bytes(); }
   int chunk_count() const { return static_cast<int>(partition_.chunks.size()); }
   const ModelChunk& chunk(int index) const {
     return partition_.chunks.at(static_cast<std::size_t>(index));

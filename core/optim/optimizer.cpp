@@ -11,9 +11,9 @@ Optimizer::Optimizer(ParameterStore& store, const OptimizerConfig& config, const
       ops_(ops),
       stream_(stream),
       world_(world),
-      square_sum_({1}, DType::f64, store.device()),
-      scale_({1}, DType::f32, store.device()),
-      host_square_sum_({1}, DType::f64) {
+      square_sum_({1}, DType::f64, store.device(), store.dry_run()),
+      scale_({1}, DType::f32, store.device(), store.dry_run()),
+      host_square_sum_({1}, DType::f64, {}, store.dry_run()) {
   require(store.mode() == StoreMode::training,
           "internal error: an optimizer needs a store in training mode");
   require(config.betas.size() == 2, "optimizer.betas needs two values, found {}",
@@ -30,7 +30,7 @@ double Optimizer::step(double lr) {
   ops_.clip_scale(stream_, square_sum_, static_cast<float>(config_.gradient_clipping), scale_);
   copy(stream_, square_sum_, host_square_sum_);
   stream_.synchronize();
-  const double norm = std::sqrt(host_square_sum_.tensor.ptr<double>()[0]);
+  const double norm = store_.dry_run() ? 0.0 : std::sqrt(host_square_sum_.tensor.ptr<double>()[0]);
   if (!std::isfinite(norm)) return norm;
 
   AdamW hyper;
@@ -48,6 +48,14 @@ double Optimizer::step(double lr) {
   }
   store_.weights_changed(ops_);
   return norm;
+}
+
+std::size_t Optimizer::bytes() const {
+  std::size_t bytes = 0;
+  for (const OwnedTensor* t : {&square_sum_, &scale_, &host_square_sum_}) {
+    bytes += t->tensor.bytes();
+  }
+  return bytes;
 }
 
 }  // namespace neox

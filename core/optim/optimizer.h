@@ -24,6 +24,9 @@ class Optimizer {
   std::int64_t steps_taken() const { return steps_; }
   void set_steps_taken(std::int64_t steps) { steps_ = steps; }
 
+  /// Bytes besides the store's: sums and factors of a step.
+  std::size_t bytes() const;
+
  private:
   ParameterStore& store_;
   OptimizerConfig config_;

@@ -15,9 +15,10 @@ std::size_t bytes_of(const Slots& slots) {
 }  // namespace
 
 OutgoingMessages::OutgoingMessages(Communicator* channel, Shape shape, DType dtype, Device device,
-                                   int in_flight)
+                                   int in_flight, bool dry_run)
     : channel_(channel) {
-  for (int i = 0; i < in_flight; ++i) slots_.push_back({OwnedTensor(shape, dtype, device)});
+  for (int i = 0; i < in_flight; ++i)
+    slots_.push_back({OwnedTensor(shape, dtype, device, dry_run)});
 }
 
 void OutgoingMessages::send(ConstTensor tensor, int peer, Stream& stream) {
@@ -40,9 +41,9 @@ std::size_t OutgoingMessages::bytes() const {
 }
 
 IncomingMessages::IncomingMessages(Communicator* channel, Shape shape, DType dtype, Device device,
-                                   int buffers)
+                                   int buffers, bool dry_run)
     : channel_(channel) {
-  for (int i = 0; i < buffers; ++i) slots_.push_back({OwnedTensor(shape, dtype, device)});
+  for (int i = 0; i < buffers; ++i) slots_.push_back({OwnedTensor(shape, dtype, device, dry_run)});
 }
 
 void IncomingMessages::post(int micro_batch, int chunk, int peer, Stream& stream) {

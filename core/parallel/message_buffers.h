@@ -14,7 +14,8 @@ namespace neox {
 class OutgoingMessages {
  public:
   /// `in_flight`: messages that may be under way at once.
-  OutgoingMessages(Communicator* channel, Shape shape, DType dtype, Device device, int in_flight);
+  OutgoingMessages(Communicator* channel, Shape shape, DType dtype, Device device, int in_flight,
+                   bool dry_run = false);
   void send(ConstTensor tensor, int peer, Stream& stream);
   /// Waits until everything has left.
   void finish(Stream& stream);
@@ -34,7 +35,8 @@ class OutgoingMessages {
 class IncomingMessages {
  public:
   /// `buffers`: messages that may be posted and not yet released.
-  IncomingMessages(Communicator* channel, Shape shape, DType dtype, Device device, int buffers);
+  IncomingMessages(Communicator* channel, Shape shape, DType dtype, Device device, int buffers,
+                   bool dry_run = false);
   void post(int micro_batch, int chunk, int peer, Stream& stream);
   /// Waits for the message and copies it to `to`; its buffer is free again.
   void take(int micro_batch, int chunk, Tensor to, Stream& stream);

@@ -36,12 +36,12 @@ void PassPool::reserve(const PassCounts& counts, const std::vector<std::size_t>&
                        std::size_t gradient_bytes) {
   for (std::size_t chunk = 0; chunk < pools_.size(); ++chunk) {
     while (static_cast<int>(pools_[chunk].size()) < counts.passes[chunk]) {
-      pools_[chunk].push_back({ChunkPass(device_)});
+      pools_[chunk].push_back({ChunkPass(device_, dry_run_)});
       pools_[chunk].back().pass.keep.commit(keep_bytes[chunk]);
     }
   }
   while (static_cast<int>(gradient_arenas_.size()) < counts.split) {
-    gradient_arenas_.emplace_back(device_);
+    gradient_arenas_.emplace_back(device_, dry_run_);
     gradient_arenas_.back().commit(gradient_bytes);
     free_gradients_.push_back(&gradient_arenas_.back());
   }

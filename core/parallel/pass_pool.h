@@ -21,7 +21,8 @@ PassCounts count_passes(const StageActions& actions, int chunks);
 
 class PassPool {
  public:
-  PassPool(Device device, int chunks) : device_(device), pools_(static_cast<std::size_t>(chunks)) {}
+  PassPool(Device device, int chunks, bool dry_run = false)
+      : device_(device), dry_run_(dry_run), pools_(static_cast<std::size_t>(chunks)) {}
 
   /// Makes room for `counts`, for passes that need keep_bytes[chunk] (and gradient_bytes between
   /// the halves of a split backward). May be called again with larger counts while nothing is under
@@ -43,6 +44,7 @@ class PassPool {
   };
   Slot& slot(int chunk, int micro_batch);
   Device device_;
+  bool dry_run_;
   std::vector<std::deque<Slot>> pools_;  // [chunks]; a deque, because arenas don't move
   std::deque<Arena> gradient_arenas_;
   std::vector<Arena*> free_gradients_;

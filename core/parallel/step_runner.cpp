@@ -6,16 +6,6 @@
 #include "kernels/dry_run/dry_run_backend.h"
 
 namespace neox {
-namespace {
-
-template <class T>
-ConstTensor host_view(const std::vector<T>& values) {
-  return {reinterpret_cast<const std::byte*>(values.data()),
-          Shape{static_cast<std::int64_t>(values.size())}, dtype_of<T>, Device{}};
-}
-
-}  // namespace
-
 StepRunner::StepRunner(Transformer& model, const Backend& ops, Stream& stream,
                        const PipelinePlace& place, const TensorParallel& tensor,
                        const TensorParallel& measuring, const RunnerOptions& options)
@@ -25,10 +15,11 @@ StepRunner::StepRunner(Transformer& model, const Backend& ops, Stream& stream,
       place_(place),
       tensor_(tensor),
       options_(options),
-      keep_(ops.device()),
-      recompute_(ops.device()),
-      scratch_(ops.device()),
-      passes_(ops.device(), model.chunk_count()) {
+      dry_run_(model.parameters().dry_run()),
+      keep_(ops.device(), dry_run_),
+      recompute_(ops.device(), dry_run_),
+      scratch_(ops.device(), dry_run_),
+      passes_(ops.device(), model.chunk_count(), dry_run_) {
   allocate_inputs();
   const Room room = this->room();
   measure(measuring, room.passes);
@@ -38,11 +29,12 @@ StepRunner::StepRunner(Transformer& model, const Backend& ops, Stream& stream,
     const DType dtype = model.parameters().compute_dtype();
     const Device device = ops.device();
     constexpr int kSending = kSendsInFlight + 1;
-    send_forward_.emplace(place.forward, shape, dtype, device, kSending);
-    send_backward_.emplace(place.backward, shape, dtype, device, kSending);
-    receive_forward_.emplace(place.forward, shape, dtype, device, room.receive_forward);
-    receive_backward_.emplace(place.backward, shape, dtype, device, room.receive_backward);
-    border_ = OwnedTensor(shape, dtype, device);
+    send_forward_.emplace(place.forward, shape, dtype, device, kSending, dry_run_);
+    send_backward_.emplace(place.backward, shape, dtype, device, kSending, dry_run_);
+    receive_forward_.emplace(place.forward, shape, dtype, device, room.receive_forward, dry_run_);
+    receive_backward_.emplace(place.backward, shape, dtype, device, room.receive_backward,
+                              dry_run_);
+    border_ = OwnedTensor(shape, dtype, device, dry_run_);
   }
 }
 
@@ -88,14 +80,15 @@ void StepRunner::allocate_inputs() {
   const std::int64_t rows = options_.micro_batch * options_.seq_length;
   const Shape all{options_.micro_batches, rows};
   const Device device = ops_.device();
-  ids_ = OwnedTensor(all, DType::i32, device);
-  labels_ = OwnedTensor(all, DType::i32, device);
-  weights_ = OwnedTensor(all, DType::f32, device);
-  losses_ = OwnedTensor(all, DType::f32, device);
-  host_weights_ = OwnedTensor(all, DType::f32);
-  host_losses_ = OwnedTensor(all, DType::f32);
-  positions_ = OwnedTensor({rows}, DType::i32, device);
+  ids_ = OwnedTensor(all, DType::i32, device, dry_run_);
+  labels_ = OwnedTensor(all, DType::i32, device, dry_run_);
+  weights_ = OwnedTensor(all, DType::f32, device, dry_run_);
+  losses_ = OwnedTensor(all, DType::f32, device, dry_run_);
+  host_weights_ = OwnedTensor(all, DType::f32, {}, dry_run_);
+  host_losses_ = OwnedTensor(all, DType::f32, {}, dry_run_);
+  positions_ = OwnedTensor({rows}, DType::i32, device, dry_run_);
   first_samples_.resize(static_cast<std::size_t>(options_.micro_batches));
+  if (dry_run_) return;
   std::vector<std::int32_t> positions(static_cast<std::size_t>(rows));
   for (std::int64_t r = 0; r < rows; ++r) {
     positions[static_cast<std::size_t>(r)] = static_cast<std::int32_t>(r % options_.seq_length);
@@ -154,6 +147,9 @@ RunnerMemory StepRunner::memory() const {
   for (const OwnedTensor* t : {&ids_, &positions_, &labels_, &weights_, &losses_}) {
     memory.inputs += t->tensor.bytes();
   }
+  for (const OwnedTensor* t : {&host_weights_, &host_losses_}) {
+    memory.host_copies += t->tensor.bytes();
+  }
   return memory;
 }
 
@@ -177,6 +173,7 @@ void StepRunner::upload(std::span<const MicroBatch> batches, double weight_scale
   require(static_cast<std::int64_t>(batches.size()) <= options_.micro_batches,
           "internal error: {} micro-batches, expected at most {}", batches.size(),
           options_.micro_batches);
+  if (dry_run_) return;
   for (std::size_t i = 0; i < batches.size(); ++i) {
     const MicroBatch& batch = batches[i];
     const auto at = static_cast<std::int64_t>(i);
@@ -220,7 +217,7 @@ bool StepRunner::has_head() const {
 }
 
 double StepRunner::masked_loss_sum(std::span<const MicroBatch> batches) {
-  if (!has_head()) return 0.0;
+  if (!has_head() || dry_run_) return 0.0;
   copy(stream_, losses_, host_losses_);
   stream_.synchronize();
   const float* loss = host_losses_.tensor.ptr<float>();

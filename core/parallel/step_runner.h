@@ -39,13 +39,15 @@ struct RunnerOptions {
 /// Bytes of a runner's memory by what they are for.
 struct RunnerMemory {
   std::size_t activations = 0, recompute = 0, scratch = 0, messages = 0, inputs = 0;
+  std::size_t host_copies = 0;  ///< of inputs and losses, in host memory
 };
 
 class StepRunner {
  public:
   /// `model` must be committed in training mode. Measures the arenas with the dry-run backend and
   /// `measuring` (a dry-run twin of `tensor`), then allocates everything: from here on a step
-  /// allocates nothing. Throws Error on sizes that don't divide.
+  /// allocates nothing. Throws Error on sizes that don't divide. With a model committed as a dry
+  /// run nothing is allocated at all, and contents of micro-batches are not looked at.
   StepRunner(Transformer& model, const Backend& ops, Stream& stream, const PipelinePlace& place,
              const TensorParallel& tensor, const TensorParallel& measuring,
              const RunnerOptions& options);
@@ -93,6 +95,7 @@ class StepRunner {
   PipelinePlace place_;
   TensorParallel tensor_;
   RunnerOptions options_;
+  bool dry_run_;  // the model's: no tensor has memory
   Plan training_, evaluation_;
   Arena keep_, recompute_, scratch_;
   PassPool passes_;

@@ -20,13 +20,14 @@ Tensor Arena::take(Shape shape, DType dtype) {
   require(top_ <= high_water_,
           "internal error: the activation arena was measured at {} but {} {} needs more",
           format_bytes(high_water_), name_of(dtype), shape.str());
+  if (dry_run_) return {nullptr, shape, dtype, device_};
   return buffer_.view(shape, dtype, offset);
 }
 
 void Arena::commit(std::size_t bytes) {
   require(top_ == 0, "internal error: an arena was committed while in use");
   high_water_ = bytes;
-  buffer_ = Buffer(high_water_, device_);
+  if (!dry_run_) buffer_ = Buffer(high_water_, device_);
   committed_ = true;
 }
 

@@ -9,9 +9,10 @@ namespace neox {
 /// A stack of tensors inside one buffer. A new arena only measures: it hands out tensors without
 /// memory (`data == nullptr`), for the dry-run backend, and records how much the program needs at
 /// most. commit() allocates that; the same code then gets the same offsets with memory behind them.
+/// In a dry run commit() only fixes the size: tensors stay without memory, and may not exceed it.
 class Arena {
  public:
-  explicit Arena(Device device) : device_(device) {}
+  explicit Arena(Device device, bool dry_run = false) : device_(device), dry_run_(dry_run) {}
 
   /// A tensor at the top of the stack, 256-byte aligned; contents undefined. Throws Error when a
   /// committed arena is too small: the measuring pass and the run have taken different paths.
@@ -32,6 +33,7 @@ class Arena {
 
  private:
   Device device_;
+  bool dry_run_;
   Buffer buffer_;
   std::size_t top_ = 0;
   std::size_t high_water_ = 0;

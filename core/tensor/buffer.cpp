@@ -4,27 +4,30 @@
 
 namespace neox {
 
-Buffer::Buffer(std::size_t bytes, Device device) : bytes_(bytes), device_(device) {
+Buffer::Buffer(std::size_t bytes, Device device, MemoryOwner owner)
+    : bytes_(bytes), device_(device), owner_(owner) {
   if (bytes == 0) return;
   data_ = static_cast<std::byte*>(device_runtime(device.kind).allocate(bytes, device.index));
-  detail::count_allocation(static_cast<std::int64_t>(bytes));
+  detail::count_allocation(static_cast<std::int64_t>(bytes), owner);
 }
 
 Buffer::~Buffer() {
   if (data_ == nullptr) return;
   device_runtime(device_.kind).release(data_, bytes_, device_.index);
-  detail::count_release(static_cast<std::int64_t>(bytes_));
+  detail::count_release(static_cast<std::int64_t>(bytes_), owner_);
 }
 
 Buffer::Buffer(Buffer&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
       bytes_(std::exchange(other.bytes_, 0)),
-      device_(other.device_) {}
+      device_(other.device_),
+      owner_(other.owner_) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
   std::swap(device_, other.device_);
+  std::swap(owner_, other.owner_);
   return *this;
 }
 
@@ -36,9 +39,12 @@ Tensor Buffer::view(Shape shape, DType dtype, std::size_t offset) const {
   return tensor;
 }
 
-OwnedTensor::OwnedTensor(Shape shape, DType dtype, Device device)
-    : buffer(static_cast<std::size_t>(shape.numel()) * size_of(dtype), device),
-      tensor(buffer.view(shape, dtype)) {}
+OwnedTensor::OwnedTensor(Shape shape, DType dtype, Device device, bool dry_run)
+    : tensor(nullptr, shape, dtype, device) {
+  if (dry_run) return;
+  buffer = Buffer(tensor.bytes(), device);
+  tensor = buffer.view(shape, dtype);
+}
 
 void abandon(std::vector<Buffer>& buffers) {
   static_cast<void>(new std::vector<Buffer>(std::move(buffers)));

@@ -11,7 +11,7 @@ namespace neox {
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(std::size_t bytes, Device device);
+  Buffer(std::size_t bytes, Device device, MemoryOwner owner = MemoryOwner::run);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
@@ -28,16 +28,17 @@ class Buffer {
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
   Device device_{};
+  MemoryOwner owner_ = MemoryOwner::run;
 };
 
 /// Takes buffers out of their owner and never frees them: while an exception ends the program,
 /// messages may still be on their way into them, and waiting for those could take for ever.
 void abandon(std::vector<Buffer>& buffers);
 
-/// A tensor together with its memory.
+/// A tensor together with its memory. In a dry run it has none (data == nullptr), only its size.
 struct OwnedTensor {
   OwnedTensor() = default;
-  OwnedTensor(Shape shape, DType dtype, Device device = {});
+  OwnedTensor(Shape shape, DType dtype, Device device = {}, bool dry_run = false);
   Buffer buffer;
   Tensor tensor;
   operator Tensor() const { return tensor; }       // NOLINT: implicit on purpose

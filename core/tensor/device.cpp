@@ -58,7 +58,21 @@ std::array<std::unique_ptr<DeviceRuntime>, 2>& runtimes() {
   return table;
 }
 
-std::atomic<std::int64_t> allocation_calls{0}, live_bytes{0}, peak_bytes{0};
+struct Counters {
+  std::atomic<std::int64_t> calls{0}, live{0}, peak{0};
+
+  void add(std::int64_t bytes) {
+    ++calls;
+    const std::int64_t now = live += bytes;
+    std::int64_t most = peak.load();
+    while (now > most && !peak.compare_exchange_weak(most, now)) {
+    }
+  }
+  AllocationCounts read() const { return {calls.load(), live.load(), peak.load()}; }
+};
+
+std::array<Counters, 2> owner_counters;
+Counters all_counters;
 
 }  // namespace
 
@@ -85,20 +99,27 @@ std::unique_ptr<Event> make_event(Device device) {
   return device_runtime(device.kind).make_event(device.index);
 }
 
+AllocationCounts allocation_counts(MemoryOwner owner) {
+  return owner_counters.at(static_cast<std::size_t>(owner)).read();
+}
+
 AllocationCounts allocation_counts() {
-  return {allocation_calls.load(), live_bytes.load(), peak_bytes.load()};
+  return all_counters.read();
 }
 
-void detail::count_allocation(std::int64_t bytes) {
-  ++allocation_calls;
-  const std::int64_t live = live_bytes += bytes;
-  std::int64_t peak = peak_bytes.load();
-  while (live > peak && !peak_bytes.compare_exchange_weak(peak, live)) {
-  }
+void restart_allocation_peaks() {
+  for (Counters& counters : owner_counters) counters.peak = counters.live.load();
+  all_counters.peak = all_counters.live.load();
 }
 
-void detail::count_release(std::int64_t bytes) {
-  live_bytes -= bytes;
+void detail::count_allocation(std::int64_t bytes, MemoryOwner owner) {
+  owner_counters.at(static_cast<std::size_t>(owner)).add(bytes);
+  all_counters.add(bytes);
+}
+
+void detail::count_release(std::int64_t bytes, MemoryOwner owner) {
+  owner_counters.at(static_cast<std::size_t>(owner)).live -= bytes;
+  all_counters.live -= bytes;
 }
 
 }  // namespace neox

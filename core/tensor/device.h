@@ -65,6 +65,10 @@ void register_device_runtime(DeviceKind kind, std::unique_ptr<DeviceRuntime> run
 std::unique_ptr<Stream> make_stream(Device device);
 std::unique_ptr<Event> make_event(Device device);
 
+/// Whose memory it is. What a model needs follows from its layout (MemoryPlan); what a backend
+/// keeps for itself (packed weights, scratch of its threads) follows from its implementation.
+enum class MemoryOwner : std::uint8_t { run, backend };
+
 /// Counts of device allocations since program start: the steady state of training allocates
 /// nothing, and tests assert it with these.
 struct AllocationCounts {
@@ -72,10 +76,14 @@ struct AllocationCounts {
   std::int64_t bytes_live = 0;
   std::int64_t bytes_peak = 0;
 };
+AllocationCounts allocation_counts(MemoryOwner owner);
+/// Of all owners together.
 AllocationCounts allocation_counts();
+/// From now on bytes_peak is the most since this call.
+void restart_allocation_peaks();
 namespace detail {
-void count_allocation(std::int64_t bytes);
-void count_release(std::int64_t bytes);
+void count_allocation(std::int64_t bytes, MemoryOwner owner);
+void count_release(std::int64_t bytes, MemoryOwner owner);
 }  // namespace detail
 
 }  // namespace neox

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <span>
 #include <type_traits>
+#include <vector>
 
 #include "core/base/dtype.h"
 #include "core/base/error.h"
@@ -73,6 +74,13 @@ struct BasicTensor {
 using Tensor = BasicTensor<false>;
 using ConstTensor = BasicTensor<true>;
 static_assert(std::is_trivially_copyable_v<Tensor> && std::is_trivially_copyable_v<ConstTensor>);
+
+/// The elements of `values`, which must outlive the view.
+template <class T>
+ConstTensor host_view(const std::vector<T>& values) {
+  return {reinterpret_cast<const std::byte*>(values.data()),
+          Shape{static_cast<std::int64_t>(values.size())}, dtype_of<T>, Device{}};
+}
 
 /// Copies all elements; same dtype and count; any pair of host and device, ordered on `stream`.
 /// Does nothing for tensors without memory (dry run); so does fill_zero.

@@ -58,7 +58,7 @@ std::unique_ptr<Communicator> key_value_group(const Config& config, const Topolo
 
 std::size_t MemoryPlan::total() const {
   return weights + main_weights + gradients + optimizer + gathered_weights + gradient_buffers +
-         messages + activations + recompute + scratch + inputs;
+         messages + activations + recompute + scratch + inputs + tables + scalars + host_copies;
 }
 
 std::string MemoryPlan::table() const {
@@ -73,6 +73,9 @@ std::string MemoryPlan::table() const {
                                                        {"recomputed block", recompute},
                                                        {"temporaries", scratch},
                                                        {"inputs", inputs},
+                                                       {"rotary tables", tables},
+                                                       {"step scalars", scalars},
+                                                       {"host copies", host_copies},
                                                        {"total", total()}};
   std::string text;
   for (const auto& [name, bytes] : lines) {
@@ -81,15 +84,22 @@ std::string MemoryPlan::table() const {
   return text;
 }
 
-Engine::Engine(Communicator& world, const Config& config)
+Engine::Engine(Communicator& world, const Config& config, EngineMode mode)
     : ops_(make_backend(Device{})),
       stream_(make_stream(Device{})),
       topology_(world, parallel_layout(config.parallel, world.size()),
                 gather_hosts(world, host_name())),
       model_(config.model, model_partition(config, topology_.layout(), topology_.coordinates())) {
   const ModelPartition& partition = model_.partition();
+  const bool dry_run = mode == EngineMode::dry_run;
+  if (dry_run) {
+    real_ = std::move(ops_);
+    auto counting = std::make_unique<DryRunBackend>(real_->device(), *real_);
+    counted_ = counting.get();
+    ops_ = std::move(counting);
+  }
   key_value_ = key_value_group(config, topology_, partition);
-  model_.commit(*ops_, *stream_, config.precision.precision, StoreMode::training, false,
+  model_.commit(*ops_, *stream_, config.precision.precision, StoreMode::training, dry_run,
                 shard_plan(config, topology_.data()));
   optimizer_.emplace(model_.parameters(), config.optimizer, *ops_, *stream_, &world);
   GradientGroups groups;
@@ -159,7 +169,19 @@ MemoryPlan Engine::memory_plan() const {
   plan.recompute = runner.recompute;
   plan.scratch = runner.scratch;
   plan.inputs = runner.inputs;
+  plan.tables = model_.table_bytes();
+  plan.scalars = optimizer_->bytes();
+  plan.host_copies = runner.host_copies;
   return plan;
+}
+
+std::vector<GroupTraffic> Engine::traffic() const {
+  std::vector<GroupTraffic> all;
+  for (const Communicator* group : topology_.groups()) {
+    all.push_back({group->name(), group->size(), group->traffic()});
+  }
+  all.push_back({key_value_->name(), key_value_->size(), key_value_->traffic()});
+  return all;
 }
 
 }  // namespace neox

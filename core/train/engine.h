@@ -7,12 +7,14 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "comm/topology.h"
 #include "core/config/config.h"
 #include "core/optim/optimizer.h"
 #include "core/parallel/data_parallel.h"
 #include "core/parallel/step_runner.h"
+#include "kernels/dry_run/dry_run_backend.h"
 
 namespace neox {
 
@@ -21,17 +23,26 @@ struct MemoryPlan {
   std::size_t weights = 0, main_weights = 0, gradients = 0, optimizer = 0;
   std::size_t gathered_weights = 0, gradient_buffers = 0, messages = 0;
   std::size_t activations = 0, recompute = 0, scratch = 0, inputs = 0;
+  std::size_t tables = 0;   ///< rotary position embedding
+  std::size_t scalars = 0;  ///< gradient norm and clipping
+  std::size_t host_copies = 0;
   std::size_t total() const;
   /// A line per non-empty category.
   std::string table() const;
+  friend bool operator==(const MemoryPlan&, const MemoryPlan&) = default;
 };
+
+/// Whether an engine computes, or only counts what it would: without memory behind tensors, on the
+/// dry-run backend.
+enum class EngineMode : std::uint8_t { real, dry_run };
 
 class Engine {
  public:
   /// `config` is resolved for world.size() ranks, with the vocabulary size known. The parameters
   /// are undefined until initialised or loaded. `world` must outlive this. Collective; throws
-  /// Error.
-  Engine(Communicator& world, const Config& config);
+  /// Error. For a dry run `world` is a dry-run group (comm/dry_run_communicator.h), and train_step
+  /// takes micro-batches without contents.
+  Engine(Communicator& world, const Config& config, EngineMode mode = EngineMode::real);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
@@ -57,9 +68,18 @@ class Engine {
   /// This rank's share of the sum of losses over unmasked tokens. Collective.
   double evaluate(std::span<const MicroBatch> batches);
 
+  /// What this rank allocates for a run. A backend's own memory (MemoryOwner::backend) comes on
+  /// top.
   MemoryPlan memory_plan() const;
+  /// Of a dry run: operators called so far. Null in a real one.
+  const DryRunBackend* counted() const { return counted_; }
+  /// What every group of this rank has communicated so far, by the names of topology.h and
+  /// "key/value heads".
+  std::vector<GroupTraffic> traffic() const;
 
  private:
+  std::unique_ptr<Backend> real_;           // whose workspaces a dry run reckons with
+  const DryRunBackend* counted_ = nullptr;  // ops_ of a dry run
   std::unique_ptr<Backend> ops_;
   std::unique_ptr<Stream> stream_;
   Topology topology_;

@@ -15,7 +15,7 @@ std::byte* attention_scratch(std::size_t bytes) {
   thread_local Buffer buffer;
   if (buffer.bytes() < bytes) {
     buffer = Buffer{};  // gives the old block back before it asks for the larger one
-    buffer = Buffer(bytes, Device{});
+    buffer = Buffer(bytes, Device{}, MemoryOwner::backend);
   }
   return buffer.data();
 }

@@ -206,7 +206,7 @@ CpuGemm::Kept* CpuGemm::kept_copy(const WeightProduct& product, std::size_t byte
   if (kept.buffer.data() != nullptr) return &kept;
   if (++kept.uses < 2 && bytes <= kLargeCopy) return nullptr;
   if (kept_bytes_ + static_cast<std::int64_t>(bytes) > kMaxKeptBytes) return nullptr;
-  kept.buffer = Buffer(bytes, Device{});
+  kept.buffer = Buffer(bytes, Device{}, MemoryOwner::backend);
   kept_bytes_ += static_cast<std::int64_t>(bytes);
   return &kept;
 }

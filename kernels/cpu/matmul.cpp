@@ -88,7 +88,7 @@ std::optional<PackedLayout> packed_layout(const memory::desc& desc, const Matmul
 std::byte* ScratchBuffer::at_least(std::size_t bytes) {
   if (buffer_.bytes() < bytes) {
     buffer_ = Buffer();  // give back first: both would not fit where memory is tight
-    buffer_ = Buffer(bytes, Device{});
+    buffer_ = Buffer(bytes, Device{}, MemoryOwner::backend);
   }
   return buffer_.data();
 }

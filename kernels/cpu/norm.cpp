@@ -16,7 +16,7 @@ float* scratch(std::int64_t floats) {
   const std::size_t bytes = static_cast<std::size_t>(floats) * sizeof(float);
   if (buffer.bytes() < bytes) {
     buffer = Buffer();  // first give back, then take
-    buffer = Buffer(bytes, Device{});
+    buffer = Buffer(bytes, Device{}, MemoryOwner::backend);
   }
   return reinterpret_cast<float*>(buffer.data());
 }
