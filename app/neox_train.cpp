@@ -8,6 +8,7 @@
 #include "core/config/describe.h"
 #include "core/config/parse.h"
 #include "core/config/resolve.h"
+#include "core/train/dry_run.h"
 #include "core/train/program.h"
 #include "core/train/run_vocabulary.h"
 #include "core/train/trainer.h"
@@ -16,7 +17,7 @@ namespace {
 
 using namespace neox;
 
-Program describe_program() {
+Program describe_program(DryRunRequest& dry_run, bool& profile) {
   Program program;
   program.name = "neox_train";
   program.summary = "Trains a transformer language model.";
@@ -24,6 +25,8 @@ Program describe_program() {
       "mpirun -np N neox_train --config FILE [--config FILE ...] [--section.option VALUE ...]";
   program.sections = {"model", "parallel", "precision", "batch",      "optimizer", "schedule",
                       "train", "data",     "tokenizer", "checkpoint", "logging"};
+  program.options = dry_run.options();
+  program.options.push_back({"profile", &profile, "same as --logging.profile"});
   return program;
 }
 
@@ -37,12 +40,24 @@ void set_up_logging(const Config& config, const MpiEnvironment& mpi) {
 
 int train(int argc, char** argv, MpiEnvironment& mpi, Watchdog& watchdog) {
   require(argc > 1, "no configuration: give --config FILE (--help lists all options)");
-  const ParsedCommand command = parse_command_line(argc, argv, describe_program());
+  DryRunRequest dry_run;
+  bool profile = false;
+  const ParsedCommand command = parse_command_line(argc, argv, describe_program(dry_run, profile));
   if (!command.answer.empty()) {
     if (mpi.rank() == 0) std::fputs(command.answer.c_str(), stdout);
     return 0;
   }
+  dry_run.check();
+  require(!dry_run.wanted || !command.print_config,
+          "--dry-run and --print-config exclude each other");
+  if (dry_run.wanted) {
+    if (mpi.rank() == 0) {
+      std::fputs(dry_run_report(dry_run, command, mpi.size()).c_str(), stdout);
+    }
+    return 0;
+  }
   Config config = command.config;
+  config.logging.profile = config.logging.profile || profile;
   resolve(config, mpi.size(), command.origins);
   complete_from_tokenizer(config);
   const std::string text = effective_ini(config, command.config);

@@ -91,6 +91,9 @@ class Communicator {
   Traffic traffic(Purpose purpose, Collective collective) const {
     return traffic_.at(purpose, collective);
   }
+  /// Nanoseconds in which this rank's host stood still for operations of the group: in Work::wait
+  /// and in the control plane.
+  std::int64_t waited_ns() const { return waited_ns_; }
   /// What the following calls are for; returns what it was. Prefer TrafficScope.
   Purpose set_purpose(Purpose purpose) { return std::exchange(purpose_, purpose); }
 
@@ -102,6 +105,7 @@ class Communicator {
     traffic_.at(control ? Purpose::control : purpose_, collective) +=
         Traffic{1, static_cast<std::int64_t>(bytes)};
   }
+  void count_wait(std::int64_t nanoseconds) { waited_ns_ += nanoseconds; }
   // What every implementation requires of its arguments; they throw Error.
   void check_all_reduce(ConstTensor inout, ReduceOp op) const;
   void check_reduce_scatter(ConstTensor in, ConstTensor out, ReduceOp op) const;
@@ -113,6 +117,7 @@ class Communicator {
 
  private:
   TrafficCounts traffic_;
+  std::int64_t waited_ns_ = 0;
   Purpose purpose_ = Purpose::other;
   std::string name_ = "self";
 };

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "comm/activity.h"
+#include "comm/activity_slot.h"
 #include "comm/mpi.h"
 #include "comm/mpi_internal.h"
 #include "comm/mpi_worker.h"
@@ -78,7 +79,7 @@ class MpiCommunicator final : public Communicator {
   std::vector<std::string> host_all_gather(const std::string& text) override;
 
  protected:
-  void wait(std::uint64_t id, Stream&) override { worker_.wait(id, name()); }
+  void wait(std::uint64_t id, Stream&) override { count_wait(worker_.wait(id, name())); }
 
  private:
   static void check_host(Collective operation, ConstTensor tensor) {
@@ -90,11 +91,13 @@ class MpiCommunicator final : public Communicator {
     count(operation.kind, payload);
     return {this, worker_.submit(operation)};
   }
-  void finish(MPI_Request request, Collective kind = Collective::host) const {
+  void finish(MPI_Request request, Collective kind = Collective::host) {
     const auto done = [&] { return test_all(std::span(&request, 1), kind); };
     if (done()) return;
     const Activity::Waiting waiting(kind, name());
+    const std::int64_t begin = monotonic_ns();
     for (Backoff backoff; !done();) backoff.pause();
+    count_wait(monotonic_ns() - begin);
   }
   template <class T>
   void reduce_host(std::span<T> values, ReduceOp op);

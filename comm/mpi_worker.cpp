@@ -5,6 +5,7 @@
 #include <exception>
 
 #include "comm/activity.h"
+#include "comm/activity_slot.h"
 #include "comm/reduce.h"
 
 namespace neox {
@@ -85,15 +86,20 @@ std::uint64_t MpiWorker::submit(const MpiOperation& operation) {
   return id;
 }
 
-void MpiWorker::wait(std::uint64_t id, const std::string& group) {
+std::int64_t MpiWorker::wait(std::uint64_t id, const std::string& group) {
   std::unique_lock lock(mutex_);
   const auto is_done = [&] { return id < oldest_ || slot(id).done; };
-  if (is_done()) return Activity::tick();
+  if (is_done()) {
+    Activity::tick();
+    return 0;
+  }
+  const std::int64_t begin = monotonic_ns();
   const MpiOperation& operation = slot(id).operation;
   const Activity::Waiting waiting(operation.kind, group,
                                   has_peer(operation.kind) ? operation.peer : -1);
   finished_.wait(lock, [&] { return is_done() || error_.has_value(); });
   if (!is_done()) throw Error(*error_);
+  return monotonic_ns() - begin;
 }
 
 void MpiWorker::finish(std::uint64_t id) {

@@ -42,7 +42,8 @@ class MpiWorker {
 
   std::uint64_t submit(const MpiOperation& operation);
   /// Blocks until operation `id` has finished; throws its Error. `group`: name for the watchdog.
-  void wait(std::uint64_t id, const std::string& group);
+  /// Returns how long it blocked, in nanoseconds: 0 when the operation had finished before.
+  std::int64_t wait(std::uint64_t id, const std::string& group);
 
  private:
   struct Slot {

@@ -178,6 +178,7 @@ struct LoggingConfig {
   std::string tensorboard_dir;         // empty: <log_dir>/tensorboard
   double peak_theoretical_tflops = 0;  // per rank; 0: no MFU
   bool progress = true;
+  bool profile = false;
   bool verbose = false;
 
   friend bool operator==(const LoggingConfig&, const LoggingConfig&) = default;

@@ -197,6 +197,10 @@ std::vector<Option> logging_options() {
       {.name = "progress",
        .field = at<&LoggingConfig::progress>(),
        .doc = "Progress bar, when standard error is a terminal"},
+      {.name = "profile",
+       .field = at<&LoggingConfig::profile>(),
+       .doc = "For every step and rank: time of computing, waiting for each group, pipeline bubble "
+              "and data; at the end a table of communication"},
       {.name = "verbose",
        .field = at<&LoggingConfig::verbose>(),
        .doc = "Debug messages, and the place in the code of errors"},

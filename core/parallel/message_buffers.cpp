@@ -62,7 +62,9 @@ void IncomingMessages::take(int micro_batch, int chunk, Tensor to, Stream& strea
   });
   require(slot != slots_.end(), "internal error: micro-batch {} of chunk {} was never received",
           micro_batch, chunk);
+  const std::int64_t before = channel_->waited_ns();
   slot->work.wait(stream);
+  waited_ns_ += channel_->waited_ns() - before;
   copy(stream, slot->tensor, to);
   slot->micro_batch = -1;
 }

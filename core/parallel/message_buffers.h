@@ -40,6 +40,8 @@ class IncomingMessages {
   void post(int micro_batch, int chunk, int peer, Stream& stream);
   /// Waits for the message and copies it to `to`; its buffer is free again.
   void take(int micro_batch, int chunk, Tensor to, Stream& stream);
+  /// Nanoseconds that take() has waited for.
+  std::int64_t waited_ns() const { return waited_ns_; }
   std::size_t bytes() const;
 
  private:
@@ -51,6 +53,7 @@ class IncomingMessages {
   };
   Communicator* channel_;
   std::vector<Slot> slots_;
+  std::int64_t waited_ns_ = 0;
 };
 
 }  // namespace neox

@@ -153,6 +153,11 @@ RunnerMemory StepRunner::memory() const {
   return memory;
 }
 
+std::int64_t StepRunner::bubble_ns() const {
+  if (place_.stages == 1) return 0;
+  return receive_forward_->waited_ns() + receive_backward_->waited_ns();
+}
+
 Execution StepRunner::execution(const Backend& ops, const TensorParallel& tensor, std::int64_t step,
                                 BlockObserver* observer) {
   Execution run{ops, stream_, keep_, recompute_, scratch_};

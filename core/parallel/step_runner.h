@@ -60,6 +60,9 @@ class StepRunner {
   double evaluate(std::span<const MicroBatch> batches, BlockObserver& observer);
 
   RunnerMemory memory() const;
+  /// Nanoseconds that this stage has stood still for messages of its neighbours: the pipeline's
+  /// bubble, and transfers that are not hidden.
+  std::int64_t bubble_ns() const;
 
  private:
   /// A schedule as this stage sees it.

@@ -175,12 +175,18 @@ MemoryPlan Engine::memory_plan() const {
   return plan;
 }
 
+std::vector<const Communicator*> Engine::groups() const {
+  const std::vector<Communicator*> named = topology_.groups();
+  std::vector<const Communicator*> all(named.begin(), named.end());
+  all.push_back(key_value_.get());
+  return all;
+}
+
 std::vector<GroupTraffic> Engine::traffic() const {
   std::vector<GroupTraffic> all;
-  for (const Communicator* group : topology_.groups()) {
+  for (const Communicator* group : groups()) {
     all.push_back({group->name(), group->size(), group->traffic()});
   }
-  all.push_back({key_value_->name(), key_value_->size(), key_value_->traffic()});
   return all;
 }
 

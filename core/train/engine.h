@@ -71,8 +71,12 @@ class Engine {
   /// What this rank allocates for a run. A backend's own memory (MemoryOwner::backend) comes on
   /// top.
   MemoryPlan memory_plan() const;
+  /// StepRunner::bubble_ns.
+  std::int64_t bubble_ns() const { return runner_->bubble_ns(); }
   /// Of a dry run: operators called so far. Null in a real one.
   const DryRunBackend* counted() const { return counted_; }
+  /// Every group of this rank once; those of one rank included.
+  std::vector<const Communicator*> groups() const;
   /// What every group of this rank has communicated so far, by the names of topology.h and
   /// "key/value heads".
   std::vector<GroupTraffic> traffic() const;

@@ -56,6 +56,7 @@ Trainer::Trainer(Communicator& world, const Config& config, std::string config_t
   log_ = std::make_unique<TrainingLog>(config_, world_, progress_.step,
                                        flops_per_token(config_.model, config_.model.seq_length));
   print_summary();
+  if (config_.logging.profile) profiler_.emplace(*engine_, world_);
 }
 
 Trainer::~Trainer() = default;
@@ -212,6 +213,12 @@ void Trainer::save() {
 }
 
 StopReason Trainer::run() {
+  const StopReason reason = run_steps();
+  if (profiler_) profiler_->report();
+  return reason;
+}
+
+StopReason Trainer::run_steps() {
   const std::int64_t last = config_.train.train_iters;
   const LrSchedule schedule(config_.schedule, config_.optimizer.lr, last);
   const StopSignals signals;
@@ -228,6 +235,7 @@ StopReason Trainer::run() {
                      progress_.consumed_samples);
   while (progress_.step < last) {
     const auto begin = std::chrono::steady_clock::now();
+    if (profiler_) profiler_->begin_step();
     Activity::set("reading data", progress_.step + 1);
     const StepBatch& batch = loader.next();
     const double waited = seconds_since(begin);
@@ -240,6 +248,7 @@ StopReason Trainer::run() {
     log_->step({progress_.step, result.loss, result.grad_norm, lr, seconds_since(begin), waited,
                 config_.batch.train_batch_size * config_.model.seq_length,
                 progress_.consumed_tokens});
+    if (profiler_) profiler_->end_step(progress_.step, waited);
     if (result.stop_requested) {
       log_info("stop signal received: saving at step {} and leaving", progress_.step);
       save();

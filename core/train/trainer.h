@@ -12,6 +12,7 @@
 #include "core/train/engine.h"
 #include "core/train/run_state.h"
 #include "core/train/signals.h"
+#include "core/train/step_profiler.h"
 #include "core/train/training_log.h"
 
 namespace neox {
@@ -56,6 +57,7 @@ class Trainer {
   void print_summary() const;
   StepResult train_step(const StepBatch& batch, double lr, const StopSignals& signals);
   void check_step(const StepResult& result);
+  StopReason run_steps();
   double evaluate();
   void save();
 
@@ -65,6 +67,7 @@ class Trainer {
   RunData data_;
   std::optional<Engine> engine_;
   std::unique_ptr<TrainingLog> log_;
+  std::optional<StepProfiler> profiler_;  // logging.profile
   Progress progress_;
   std::string resumed_from_;  // path of the checkpoint; empty: none
   std::int64_t last_saved_step_ = -1;
