@@ -26,33 +26,34 @@ double seconds(const std::function<void()>& f) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// GFLOP/s of all threads with nothing but multiply-adds on registers.
+// GFLOP/s of all threads with nothing but multiply-adds on registers: the sum of each thread's best
+// short slice, so that other load on the machine does not lower it.
 template <class P>
 double peak() {
   constexpr int kChains = 16;
-  constexpr std::int64_t kSteps = 1 << 17;
-  double best = 0;
-  for (int attempt = 0; attempt < 60; ++attempt) {
-    float sink = 0;
-    const double time = seconds([&] {
-#pragma omp parallel reduction(+ : sink)
-      {
-        typename P::F acc[kChains];
-        for (auto& a : acc) a = P::Simd::zero();
-        typename P::F x = P::Simd::set1(1e-3f);
-        for (std::int64_t i = 0; i < kSteps; ++i) {
+  constexpr std::int64_t kSteps = 1 << 13;
+  double total = 0;
+#pragma omp parallel reduction(+ : total)
+  {
+    double best = 1e30;
+    for (int slice = 0; slice < 2000; ++slice) {
+      float sink = 0;
+      best = std::min(best, seconds([&] {
+                        typename P::F acc[kChains];
+                        for (auto& a : acc) a = simd::Floats{};
+                        const typename P::F x = simd::broadcast(1e-3f);
+                        for (std::int64_t i = 0; i < kSteps; ++i) {
 #pragma GCC unroll 16
-          for (auto& a : acc) a = P::multiply_add(a, x, x);
-        }
-        for (const auto& a : acc) sink += P::Simd::reduce_add(a);
-      }
-    });
-    volatile float keep = sink;
-    static_cast<void>(keep);
-    best = std::max(
-        best, 2e-9 * cpu::kLanes * P::kPair * kChains * kSteps * omp_get_max_threads() / time);
+                          for (auto& a : acc) a = P::multiply_add(a, x, x);
+                        }
+                        for (const auto& a : acc) sink += P::Simd::reduce_add(a);
+                      }));
+      volatile float keep = sink;
+      static_cast<void>(keep);
+    }
+    total += 2e-9 * simd::kLanes * P::kPair * kChains * kSteps / best;
   }
-  return best;
+  return total;
 }
 
 void fill(Tensor t) {
@@ -117,7 +118,7 @@ double measure_decoding(std::int64_t batch, std::int64_t keys, DType dtype, int 
 
 int main(int argc, char** argv) {
   const int repetitions = argc > 1 ? std::max(1, std::atoi(argv[1])) : 20;
-  const double peak_f32 = peak<cpu::FloatProduct<cpu::BestSimd>>();
+  const double peak_f32 = peak<cpu::FloatProduct<simd::Best>>();
 #ifdef NEOX_ATTENTION_BF16
   const double peak_bf16 = peak<cpu::Bf16Product>();
 #else

@@ -14,7 +14,8 @@
 #include "core/config/resolve.h"
 #include "core/model/init.h"
 #include "core/optim/optimizer.h"
-#include "core/train/model_runner.h"
+#include "core/parallel/data_parallel.h"
+#include "core/parallel/step_runner.h"
 #include "kernels/cpu/gemm_ceiling.h"
 
 namespace {
@@ -48,6 +49,13 @@ MicroBatch random_batch(std::int64_t batch, std::int64_t seq) {
   return b;
 }
 
+// Of attention's seven products, two forward and five backward, over the visible (query, key)
+// pairs.
+double attention_flops(const ModelConfig& m, std::int64_t batch, std::int64_t seq) {
+  const double pairs = 0.5 * static_cast<double>(batch * seq * (seq + 1));
+  return 7 * 2 * pairs * static_cast<double>(m.hidden_size * m.num_layers);
+}
+
 int run(std::int64_t batch, std::int64_t seq, DType precision, int steps) {
   const auto ops = make_backend(Device{});
   const auto stream = make_stream(Device{});
@@ -58,7 +66,8 @@ int run(std::int64_t batch, std::int64_t seq, DType precision, int steps) {
   RunnerOptions options;
   options.micro_batch = batch;
   options.seq_length = seq;
-  ModelRunner runner(model, *ops, *stream, options);
+  StepRunner runner(model, *ops, *stream, {}, {}, {}, options);
+  DataParallel data_parallel(model.parameters(), {}, *ops, *stream);
   const MicroBatch data = random_batch(batch, seq);
   const double tokens = static_cast<double>(batch * seq);
   std::vector<double> seconds;
@@ -68,7 +77,9 @@ int run(std::int64_t batch, std::int64_t seq, DType precision, int steps) {
   for (int i = 0; i < steps + kWarmUp; ++i) {
     if (i == kWarmUp) allocations = allocation_counts().calls;
     const auto begin = std::chrono::steady_clock::now();
-    loss = runner.forward_backward(data, 1.0 / tokens, i, false, nullptr) / tokens;
+    data_parallel.begin_step(1);
+    loss = runner.train({&data, 1}, 1.0 / tokens, i, data_parallel) / tokens;
+    data_parallel.finish_gradients();
     optimizer.step(1e-4);
     const double elapsed =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -83,8 +94,11 @@ int run(std::int64_t batch, std::int64_t seq, DType precision, int steps) {
   products.rows = batch * seq;
   products.dtype = precision;
   const GemmCeiling ceiling = measure_gemm_ceiling(products);
-  std::printf("{\"plain_ceiling\": %.1f, \"packed_ceiling\": %.1f, ",
-              tokens / ceiling.plain_seconds, tokens / ceiling.packed_seconds);
+  const double with_attention =
+      ceiling.plain_seconds * (1 + attention_flops(model.config(), batch, seq) / ceiling.flops);
+  std::printf("{\"plain_ceiling\": %.1f, \"packed_ceiling\": %.1f, \"attention_ceiling\": %.1f, ",
+              tokens / ceiling.plain_seconds, tokens / ceiling.packed_seconds,
+              tokens / with_attention);
   std::printf(
       "\"median_seconds\": %.4f, \"best_seconds\": %.4f, \"loss\": %.5f, "
       "\"peak_rss_bytes\": %ld, \"steady_state_allocations\": %ld}\n",

@@ -13,6 +13,7 @@
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
+#include "kernels/hash.h"
 #include "kernels/linear.h"
 #include "kernels/loss.h"
 #include "kernels/norm.h"
@@ -26,7 +27,8 @@ class Backend : public LinearOps,
                 public ElementwiseOps,
                 public EmbeddingOps,
                 public LossOps,
-                public OptimizerOps {
+                public OptimizerOps,
+                public HashOps {
  public:
   virtual std::string_view name() const = 0;
   virtual Device device() const = 0;

@@ -2,23 +2,10 @@
 // Activations, residual sums, dropout, casts.
 
 #include "core/base/model_types.h"
-#include "core/base/rng.h"
 #include "core/tensor/tensor.h"
+#include "kernels/dropout.h"
 
 namespace neox {
-
-/// Dropout of a tensor [rows, width] whose rows are tokens. An element is kept when the Philox draw
-/// of its *global* index is >= p, and then scaled by 1/(1-p); so masks do not depend on the layout.
-/// Global index of (row r, column c), with sample = first_sample + r / local_seq and
-/// position = first_position + r % local_seq: (sample * global_seq + position) * width + c.
-struct Dropout {
-  float p = 0.0f;  ///< probability of zero; 0 is the identity
-  RngKey key{};
-  std::int64_t first_sample = 0;    ///< index of row 0's sample in the global batch
-  std::int64_t local_seq = 1;       ///< rows per sample held here
-  std::int64_t first_position = 0;  ///< position of a sample's first row held here
-  std::int64_t global_seq = 1;      ///< positions per sample
-};
 
 class ElementwiseOps {
  public:
@@ -36,7 +23,8 @@ class ElementwiseOps {
   virtual void gated_activation_backward(Stream& stream, Activation kind, ConstTensor x,
                                          ConstTensor dy, Tensor dx) const = 0;
 
-  /// y = residual + dropout(a) + dropout(b); b may be empty. All T; y may be residual, a or b.
+  /// y = residual + dropout(a) + dropout(b); residual and b may be empty (= 0). All T; y may be
+  /// residual, a or b.
   virtual void residual_add(Stream& stream, ConstTensor residual, ConstTensor a,
                             const Dropout& dropout_a, ConstTensor b, const Dropout& dropout_b,
                             Tensor y) const = 0;

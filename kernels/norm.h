@@ -17,6 +17,8 @@ class NormOps {
   /// dx = residual_grad + J^T dy; dw (+)= sum dy xhat; db (+)= sum dy.
   /// dy, x, dx [rows, h]: T; residual_grad: T, empty means 0, may be dx itself; dw, db [h]: f32, db
   /// may be empty. `accumulate` concerns dw and db only.
+  /// Without dx only dw and db are computed (w and residual_grad are not read); without dw, which
+  /// must then come without db, only dx. Each result has the same bits as in the joint call.
   virtual void layer_norm_backward(Stream& stream, ConstTensor dy, ConstTensor x, ConstTensor w,
                                    ConstTensor mean, ConstTensor rstd, ConstTensor residual_grad,
                                    Tensor dx, Tensor dw, Tensor db, bool accumulate) const = 0;
@@ -25,6 +27,7 @@ class NormOps {
   virtual void rms_norm(Stream& stream, ConstTensor x, ConstTensor w, float eps, Tensor y,
                         Tensor rstd) const = 0;
 
+  /// As layer_norm_backward; dx or dw may be empty.
   virtual void rms_norm_backward(Stream& stream, ConstTensor dy, ConstTensor x, ConstTensor w,
                                  ConstTensor rstd, ConstTensor residual_grad, Tensor dx, Tensor dw,
                                  bool accumulate) const = 0;

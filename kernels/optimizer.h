@@ -26,7 +26,10 @@ class OptimizerOps {
   virtual void adamw(Stream& stream, const AdamW& hyper, ConstTensor grad, ConstTensor grad_scale,
                      Tensor main, Tensor m, Tensor v, Tensor weights) const = 0;
 
-  /// out f64 [1] (+)= sum of x^2 in f64-compensated, deterministic order. x: f32 [n].
+  /// out f64 [1] (+)= S(x), the sum of x^2 in f64 in an order that depends on n only. x: f32 [n].
+  /// `accumulate` is one f64 addition out + S(x). So a norm over disjoint pieces, added in one
+  /// order, is the same to the bit whether the pieces are accumulated one after the other or summed
+  /// apart and added later in that order; cutting them otherwise changes the last bits.
   virtual void square_sum(Stream& stream, ConstTensor x, Tensor out, bool accumulate) const = 0;
 
   /// scale f32 [1] = min(1, max_norm / (sqrt(square_sum) + 1e-6)); 1 when max_norm <= 0.

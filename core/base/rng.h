@@ -3,9 +3,11 @@
 // (key, counter), so any rank can compute the draw of any global element: this is what makes
 // initial weights and dropout masks independent of the parallel layout.
 
-#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
+
+#include "core/base/host_device.h"
 
 namespace neox {
 
@@ -30,8 +32,17 @@ struct RngKey {
   bool operator==(const RngKey&) const = default;
 };
 
+/// What one counter gives.
+struct PhiloxWords {
+  std::uint32_t word[4];
+  /// Word i < 4, chosen without an address: a GPU thread would have to put the words into memory.
+  NEOX_HOST_DEVICE std::uint32_t operator[](std::size_t i) const {
+    return i < 2 ? (i == 0 ? word[0] : word[1]) : (i == 2 ? word[2] : word[3]);
+  }
+};
+
 /// Philox 4x32-10: four 32-bit words for the 128-bit counter {counter, 0}.
-inline std::array<std::uint32_t, 4> philox(RngKey key, std::uint64_t counter) {
+NEOX_HOST_DEVICE inline PhiloxWords philox(RngKey key, std::uint64_t counter) {
   std::uint32_t c0 = static_cast<std::uint32_t>(counter);
   std::uint32_t c1 = static_cast<std::uint32_t>(counter >> 32);
   std::uint32_t c2 = 0, c3 = 0;
@@ -49,16 +60,16 @@ inline std::array<std::uint32_t, 4> philox(RngKey key, std::uint64_t counter) {
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  return {c0, c1, c2, c3};
+  return {{c0, c1, c2, c3}};
 }
 
 /// The 32-bit word of global element `index`: word index%4 of counter index/4.
-inline std::uint32_t philox_word(RngKey key, std::uint64_t index) {
+NEOX_HOST_DEVICE inline std::uint32_t philox_word(RngKey key, std::uint64_t index) {
   return philox(key, index >> 2)[index & 3];
 }
 
 /// Uniform in [0, 1) from the upper 24 bits of a word.
-inline float uniform01(std::uint32_t word) {
+NEOX_HOST_DEVICE inline float uniform01(std::uint32_t word) {
   return static_cast<float>(word >> 8) * 0x1p-24f;
 }
 

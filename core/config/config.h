@@ -57,8 +57,16 @@ struct ModelConfig {
 struct ParallelConfig {
   std::int64_t pipe_parallel_size = 1;
   std::int64_t model_parallel_size = 1;
-  double gradient_bucket_mb = 4.0;  // MiB reduced per message
-  bool checkpoint_activations = false;
+  bool sequence_parallel = true;             // no effect with model_parallel_size = 1
+  std::string pipeline_schedule = "1f1b";    // gpipe 1f1b interleaved zb-h1
+  std::int64_t virtual_pipeline_size = 1;    // chunks of layers per stage
+  std::int64_t zero_stage = 0;               // 0..3
+  double gradient_bucket_mb = 4.0;           // MiB reduced per message
+  DType gradient_reduce_dtype = DType::f32;  // f32 or bf16
+  std::string recompute = "none";            // none selective full first_n
+  std::int64_t recompute_layers = 0;         // first_n: layers of each chunk
+  bool checkpoint_activations = false;       // GPT-NeoX's spelling of recompute = full
+  std::int64_t replica_check_interval = 0;   // steps; 0: off
 
   friend bool operator==(const ParallelConfig&, const ParallelConfig&) = default;
 };
@@ -75,6 +83,7 @@ struct BatchConfig {
   std::int64_t train_batch_size = 0;
   std::int64_t train_micro_batch_size_per_gpu = 0;
   std::int64_t gradient_accumulation_steps = 0;
+  std::vector<std::int64_t> rampup_batch_size = {};  // start, increment, samples; empty: off
 
   friend bool operator==(const BatchConfig&, const BatchConfig&) = default;
 };

@@ -48,6 +48,17 @@ constexpr const char* kBatchSizes = R"(
 D, the data-parallel size, is the number of ranks / (pipe_parallel_size x model_parallel_size), and
 train_batch_size = train_micro_batch_size_per_gpu x gradient_accumulation_steps x D. Any two give
 the third; three must agree; with only one, gradient_accumulation_steps is 1.
+
+With rampup_batch_size = start, increment, samples, a step's batch depends on the samples consumed
+before it, c, and on nothing else: n = (train_batch_size - start) / increment steps lead to
+train_batch_size, and the batch is start + increment x floor(c n / samples) until then. Each of
+these sizes must be a multiple of train_micro_batch_size_per_gpu x D.
+)";
+
+constexpr const char* kLayout = R"(
+The number of ranks is pipe_parallel_size x model_parallel_size x D; D, the data-parallel size,
+follows from the number of ranks that are started. The layout does not change the training run, only
+the rounding of sums.
 )";
 
 // '|' would end the table cell.
@@ -116,6 +127,7 @@ std::string render_config_markdown() {
       }
     }
     text += choices;
+    if (section.name == "parallel") text += kLayout;
     if (section.name == "batch") text += kBatchSizes;
   }
   return text;

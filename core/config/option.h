@@ -52,7 +52,7 @@ struct Option {
   std::string_view default_means = {};  // what the default (0, -1, empty) stands for
   Range range = {};
   std::span<const Choice> choices = {};
-  std::size_t list_size = 0;      // exact number of elements of a list; 0: any
+  std::size_t list_size = 0;      // elements of a list (or none, if none is the default); 0: any
   std::string_view aliases = {};  // deprecated names, space separated
   bool required = false;          // resolve() fails without it
   bool architecture = false;  // weights made under another value don't fit or mean something else

@@ -12,6 +12,23 @@ constexpr Choice kPrecisions[] = {
     {"bfloat16", "matrix products and activations in bfloat16", "bf16"},
     {"fp16", "not for training yet: it needs loss scaling", "float16 f16 half"}};
 
+constexpr Choice kSchedules[] = {
+    {"gpipe", "all forward passes, then all backward passes"},
+    {"1f1b", "one forward, one backward: fewest activations in memory"},
+    {"interleaved",
+     "1f1b over virtual_pipeline_size chunks per stage: less idle time, more messages"},
+    {"zb-h1", "1f1b whose weight gradients fill the idle time at the end"}};
+
+constexpr Choice kReduceTypes[] = {
+    {"fp32", "sums of float32", "float32 f32"},
+    {"bf16", "half the traffic, with rounding that depends on the number of ranks", "bfloat16"}};
+
+constexpr Choice kRecompute[] = {
+    {"none", "keep every activation that backward needs"},
+    {"selective", "compute outputs of norms and activation functions again, which is cheap"},
+    {"full", "keep only each layer's input and run its forward pass again in backward"},
+    {"first_n", "full in the first recompute_layers layers of each stage and chunk"}};
+
 constexpr Choice kOptimizers[] = {
     {"adam", "Adam with decoupled weight decay, which is what GPT-NeoX's adam is", "adamw"}};
 
@@ -28,22 +45,56 @@ std::vector<Option> parallel_options() {
   return {
       {.name = "pipe_parallel_size",
        .field = at<&ParallelConfig::pipe_parallel_size>(),
-       .doc = "Pipeline stages; 1 is the only value supported so far",
+       .doc = "Pipeline stages; 0 means 1",
        .unit = "ranks",
        .range = count(0, 1e6)},
       {.name = "model_parallel_size",
        .field = at<&ParallelConfig::model_parallel_size>(),
-       .doc = "Tensor-parallel ranks; 1 is the only value supported so far",
+       .doc = "Tensor-parallel ranks: each layer's matrices are divided among them",
        .unit = "ranks",
        .range = count(1, 1e6)},
+      {.name = "sequence_parallel",
+       .field = at<&ParallelConfig::sequence_parallel>(),
+       .doc = "Divide tokens among tensor-parallel ranks outside matrix products: less memory"},
+      {.name = "pipeline_schedule",
+       .field = at<&ParallelConfig::pipeline_schedule>(),
+       .doc = "Order of the micro-batches' passes in the pipeline stages",
+       .choices = kSchedules},
+      {.name = "virtual_pipeline_size",
+       .field = at<&ParallelConfig::virtual_pipeline_size>(),
+       .doc = "Chunks of layers per pipeline stage, with pipeline_schedule = interleaved",
+       .range = count(1, 1e5)},
+      {.name = "zero_stage",
+       .field = at<&ParallelConfig::zero_stage>(),
+       .doc =
+           "Divided among data-parallel ranks: 1 optimizer state, 2 gradients too, 3 weights too",
+       .range = count(0, 3)},
       {.name = "gradient_bucket_mb",
        .field = at<&ParallelConfig::gradient_bucket_mb>(),
        .doc = "Gradients reduced between data-parallel ranks in one message",
        .unit = "MiB",
        .range = {.min = 0, .max = 65536, .above_min = true}},
+      {.name = "gradient_reduce_dtype",
+       .field = enum_at<&ParallelConfig::gradient_reduce_dtype, kReduceTypes>(),
+       .doc = "Type in which gradients travel between data-parallel ranks",
+       .choices = kReduceTypes},
+      {.name = "recompute",
+       .field = at<&ParallelConfig::recompute>(),
+       .doc = "Activations that backward computes again instead of keeping them",
+       .choices = kRecompute},
+      {.name = "recompute_layers",
+       .field = at<&ParallelConfig::recompute_layers>(),
+       .doc = "Layers of each stage and chunk that recompute = first_n computes again",
+       .unit = "layers",
+       .range = count(0, 1e5)},
       {.name = "checkpoint_activations",
        .field = at<&ParallelConfig::checkpoint_activations>(),
-       .doc = "Keep only each layer's input and run its forward pass again in backward"},
+       .doc = "GPT-NeoX's way to write recompute = full"},
+      {.name = "replica_check_interval",
+       .field = at<&ParallelConfig::replica_check_interval>(),
+       .doc = "Compare the copies of replicated parameters every so many steps; 0: off",
+       .unit = "steps",
+       .range = count(0, 1e12)},
   };
 }
 
@@ -77,6 +128,13 @@ std::vector<Option> batch_options() {
        .default_means = "from the other two; 1 when only one of them is given",
        .range = count(0, 1e6),
        .aliases = "gas"},
+      {.name = "rampup_batch_size",
+       .field = at<&BatchConfig::rampup_batch_size>(),
+       .doc =
+           "Start, increment, samples: how the batch grows to train_batch_size (none: no growth)",
+       .unit = "samples",
+       .range = count(1, 1e12),
+       .list_size = 3},
   };
 }
 

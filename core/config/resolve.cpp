@@ -1,5 +1,6 @@
 #include "core/config/resolve.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
@@ -32,6 +33,7 @@ class Checker {
   void check(bool ok, std::string_view key, std::string_view expectation) {
     if (!ok) problem(fmt::format("{}: {}", quote(key), expectation));
   }
+  bool given(std::string_view key) const { return origins_.contains(key); }
   void finish() const { problems_.throw_if_any(); }
 
   // Every option's own range, for configurations that did not come from a file; and what is
@@ -80,16 +82,100 @@ void check_model(const ModelConfig& m, Checker& c) {
           "needs model.gpt_j_residual = true");
 }
 
-void check_parallel(ParallelConfig& p, Checker& c) {
-  if (p.pipe_parallel_size == 0) p.pipe_parallel_size = 1;  // GPT-NeoX's 0: no pipeline engine
-  for (const char* key : {"parallel.pipe_parallel_size", "parallel.model_parallel_size"}) {
-    const bool one =
-        (key == std::string_view("parallel.pipe_parallel_size") ? p.pipe_parallel_size
-                                                                : p.model_parallel_size) == 1;
-    c.check(one, key,
-            "only data parallelism is implemented so far; set it to 1, and all ranks are used "
-            "data-parallel");
+constexpr const char* kPipe = "parallel.pipe_parallel_size";
+constexpr const char* kTensor = "parallel.model_parallel_size";
+constexpr const char* kPipeSchedule = "parallel.pipeline_schedule";
+constexpr const char* kChunks = "parallel.virtual_pipeline_size";
+constexpr const char* kRecompute = "parallel.recompute";
+constexpr const char* kRecomputeLayers = "parallel.recompute_layers";
+constexpr const char* kCheckpointActivations = "parallel.checkpoint_activations";
+
+// Options whose implementation is still to come; a line goes when its option works.
+void refuse_unimplemented(const Config& config, Checker& c) {
+  const ParallelConfig& p = config.parallel;
+  c.check(p.replica_check_interval == 0, "parallel.replica_check_interval",
+          "not implemented yet; set it to 0");
+  c.check(config.batch.rampup_batch_size.empty(), "batch.rampup_batch_size",
+          "not implemented yet; leave it out");
+  c.check(config.precision.precision != DType::f16, "precision.precision",
+          "training in fp16 needs loss scaling, which is not implemented yet; use bfloat16");
+}
+
+// checkpoint_activations and recompute = full are one setting; afterwards they agree.
+void resolve_recompute(ParallelConfig& p, Checker& c) {
+  const bool open = p.recompute == "none" && !c.given(kRecompute);
+  const bool contradiction = p.checkpoint_activations
+                                 ? !open && p.recompute != "full"
+                                 : p.recompute == "full" && c.given(kCheckpointActivations);
+  if (contradiction) {
+    c.problem(fmt::format("{} contradicts {}: true is the same as recompute = full; leave one out",
+                          c.quote(kCheckpointActivations), c.quote(kRecompute)));
   }
+  if (p.recompute == "first_n") {
+    c.check(p.recompute_layers >= 1, kRecomputeLayers,
+            "parallel.recompute = first_n needs the number of layers, at least 1");
+  } else {
+    c.check(p.recompute_layers == 0, kRecomputeLayers, "needs parallel.recompute = first_n");
+  }
+  if (p.checkpoint_activations && open) p.recompute = "full";
+  p.checkpoint_activations = p.recompute == "full";
+}
+
+void check_pipeline(const Config& config, Checker& c) {
+  const ParallelConfig& p = config.parallel;
+  const bool interleaved = p.pipeline_schedule == "interleaved";
+  if (interleaved || p.pipeline_schedule == "zb-h1") {
+    c.check(p.pipe_parallel_size > 1, kPipeSchedule, "needs parallel.pipe_parallel_size above 1");
+  }
+  if (interleaved) {
+    c.check(p.virtual_pipeline_size > 1, kPipeSchedule,
+            "needs parallel.virtual_pipeline_size above 1; with one chunk per stage it is 1f1b");
+  } else {
+    c.check(p.virtual_pipeline_size == 1, kChunks,
+            "needs parallel.pipeline_schedule = interleaved");
+  }
+  const std::int64_t virtual_stages = p.pipe_parallel_size * p.virtual_pipeline_size;
+  if (config.model.num_layers < virtual_stages) {
+    c.problem(fmt::format("{} is less than {} x {} = {}: every stage and chunk needs a layer",
+                          c.quote("model.num_layers"), c.quote(kPipe), c.quote(kChunks),
+                          virtual_stages));
+  }
+}
+
+void check_tensor(const Config& config, Checker& c) {
+  const ModelConfig& m = config.model;
+  const std::int64_t ranks = config.parallel.model_parallel_size;
+  const auto divides = [&](const char* key, std::int64_t size) {
+    if (size % ranks == 0) return;
+    c.problem(fmt::format("{} is not a multiple of {}: tensor-parallel ranks need equal parts",
+                          c.quote(key), c.quote(kTensor)));
+  };
+  divides("model.num_attention_heads", m.num_attention_heads);
+  divides("model.intermediate_size", m.intermediate_size);
+  if (m.num_kv_heads % ranks != 0 && ranks % m.num_kv_heads != 0) {
+    c.problem(
+        fmt::format("{} and {}: one must divide the other, so that key/value heads can be "
+                    "divided among tensor-parallel ranks or copied evenly",
+                    c.quote("model.num_kv_heads"), c.quote(kTensor)));
+  }
+}
+
+// Fills in and checks [parallel]. Returns the data-parallel size; 0 when there is none.
+std::int64_t resolve_parallel(Config& config, std::int64_t world_size, Checker& c) {
+  ParallelConfig& p = config.parallel;
+  if (p.pipe_parallel_size == 0) p.pipe_parallel_size = 1;  // GPT-NeoX's 0: no pipeline engine
+  resolve_recompute(p, c);
+  check_pipeline(config, c);
+  check_tensor(config, c);
+  const std::int64_t model_ranks = p.pipe_parallel_size * p.model_parallel_size;
+  if (world_size % model_ranks == 0) return world_size / model_ranks;
+  const std::int64_t below = world_size / model_ranks * model_ranks;
+  c.problem(
+      fmt::format("{} ranks are not a multiple of {} x {} = {}; start {}{} ranks, or change "
+                  "one of the two",
+                  world_size, c.quote(kPipe), c.quote(kTensor), model_ranks,
+                  below > 0 ? fmt::format("{} or ", below) : "", below + model_ranks));
+  return 0;
 }
 
 constexpr const char* kTrainBatch = "batch.train_batch_size";
@@ -150,6 +236,36 @@ void resolve_batch(BatchConfig& b, std::int64_t ranks, Checker& c) {
     } else {
       b.train_batch_size = b.train_micro_batch_size_per_gpu * b.gradient_accumulation_steps * ranks;
     }
+  }
+}
+
+// Sequence parallelism divides the tokens of a micro-batch, [batch x seq] rows, evenly.
+void check_tokens(const Config& config, Checker& c) {
+  const ParallelConfig& p = config.parallel;
+  const std::int64_t rows = config.batch.train_micro_batch_size_per_gpu * config.model.seq_length;
+  if (!p.sequence_parallel || rows % p.model_parallel_size == 0) return;
+  c.problem(
+      fmt::format("{} x {} = {} tokens are not a multiple of {}; change one of them, or set "
+                  "parallel.sequence_parallel = false",
+                  c.quote(kMicroBatch), c.quote("model.seq_length"), rows, c.quote(kTensor)));
+}
+
+void check_rampup(const BatchConfig& b, std::int64_t ranks, Checker& c) {
+  if (b.rampup_batch_size.empty()) return;
+  const char* key = "batch.rampup_batch_size";
+  const std::int64_t start = b.rampup_batch_size[0], increment = b.rampup_batch_size[1];
+  const std::int64_t unit = std::max<std::int64_t>(b.train_micro_batch_size_per_gpu * ranks, 1);
+  if (start >= b.train_batch_size || (b.train_batch_size - start) % increment != 0) {
+    c.problem(
+        fmt::format("{}: the batch cannot grow from {} by {} to {}; the difference must be a "
+                    "multiple of the increment",
+                    c.quote(key), start, increment, c.quote(kTrainBatch)));
+  }
+  if (start % unit != 0 || increment % unit != 0) {
+    c.problem(
+        fmt::format("{}: start and increment must be multiples of {} x {} data-parallel "
+                    "ranks = {}",
+                    c.quote(key), c.quote(kMicroBatch), ranks, unit));
   }
 }
 
@@ -279,7 +395,8 @@ std::int64_t data_parallel_size(const ParallelConfig& parallel, std::int64_t wor
   return world_size / model_ranks;
 }
 
-void resolve(Config& config, std::int64_t world_size, const Origins& origins) {
+void resolve(Config& config, std::int64_t world_size, const Origins& origins,
+             Unimplemented unimplemented) {
   require(world_size >= 1, "the number of ranks is {}; expected at least 1", world_size);
   Config result = config;
   Checker checker(result, origins);
@@ -287,12 +404,13 @@ void resolve(Config& config, std::int64_t world_size, const Origins& origins) {
   checker.finish();  // cross-checks rely on every value being in its range
   result.model = with_derived_values(result.model);
   check_model(result.model, checker);
-  check_parallel(result.parallel, checker);
-  if (result.parallel.pipe_parallel_size == 1 && result.parallel.model_parallel_size == 1) {
-    resolve_batch(result.batch, data_parallel_size(result.parallel, world_size), checker);
+  const std::int64_t data_ranks = resolve_parallel(result, world_size, checker);
+  if (data_ranks > 0) {
+    resolve_batch(result.batch, data_ranks, checker);
+    check_tokens(result, checker);
+    check_rampup(result.batch, data_ranks, checker);
   }
-  checker.check(result.precision.precision != DType::f16, "precision.precision",
-                "training in fp16 needs loss scaling, which is not implemented yet; use bfloat16");
+  if (unimplemented == Unimplemented::refuse) refuse_unimplemented(result, checker);
   resolve_schedule(result, checker);
   check_data(result.data, checker);
   check_checkpoint(result.checkpoint, checker);

@@ -8,12 +8,17 @@
 
 namespace neox {
 
+/// What resolve() does with options that are declared but not implemented yet: `accept` is for
+/// programs that only look at a configuration.
+enum class Unimplemented { refuse, accept };
+
 /// Makes a parsed configuration ready for training on `world_size` ranks: fills what was left open
 /// (the third batch size, num_kv_heads, intermediate_size, max_position_embeddings, seeds,
 /// lr_decay_iters, log directories) and checks everything that needs more than one option.
 /// Idempotent. vocab_size may stay 0 (from the tokenizer). `origins` (from ParsedCommand) adds file
 /// and line to the messages. Throws one Error that lists every problem, one line each.
-void resolve(Config& config, std::int64_t world_size, const Origins& origins = {});
+void resolve(Config& config, std::int64_t world_size, const Origins& origins = {},
+             Unimplemented unimplemented = Unimplemented::refuse);
 
 /// The part of resolve() that concerns the model; for programs that do not train.
 void resolve_model(ModelConfig& model, const Origins& origins = {});

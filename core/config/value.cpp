@@ -191,7 +191,8 @@ std::string parse_list(const Option& option, std::string_view text, std::vector<
     if (!problem.empty()) return fmt::format("element '{}': {}", element, problem);
     values.push_back(std::move(value));
   }
-  if (option.list_size != 0 && values.size() != option.list_size) {
+  const bool nothing = values.empty() && default_text(option).empty();
+  if (option.list_size != 0 && values.size() != option.list_size && !nothing) {
     return fmt::format("{} given; expected {}", values.size(), expected_text(option));
   }
   out = std::move(values);

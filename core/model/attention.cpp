@@ -13,14 +13,21 @@ bool fused_per_head(const ModelConfig& model) {
   return model.num_kv_heads == model.num_attention_heads;
 }
 
-std::vector<Linear::Part> projection_parts(const std::string& name, const ModelConfig& model) {
+std::vector<Linear::Part> projection_parts(const std::string& name, const ModelConfig& model,
+                                           const HeadPartition& held) {
   const std::int64_t d = model.head_dim();
+  const auto rows = [&](AxisRange heads, std::int64_t rows_per_head) {
+    return AxisRange{heads.begin * rows_per_head, heads.size * rows_per_head};
+  };
   if (fused_per_head(model)) {
-    return {{name + ".query_key_value", 3 * model.num_attention_heads * d}};
+    return {
+        {name + ".query_key_value", 3 * model.num_attention_heads * d, rows(held.query, 3 * d)}};
   }
-  return {{name + ".query", model.num_attention_heads * d},
-          {name + ".key", model.num_kv_heads * d},
-          {name + ".value", model.num_kv_heads * d}};
+  const std::int64_t kv_rows = model.num_kv_heads * d;
+  const AxisRange key_value = rows(held.key_value, d);
+  return {{name + ".query", model.num_attention_heads * d, rows(held.query, d)},
+          {name + ".key", kv_rows, key_value, held.key_value_holders},
+          {name + ".value", kv_rows, key_value, held.key_value_holders}};
 }
 
 }  // namespace
@@ -47,18 +54,21 @@ RotaryTables::RotaryTables(std::int64_t max_position, std::int64_t rotary_dim, d
 }
 
 Attention::Attention(ParameterStore& store, const std::string& name, const ModelConfig& model,
-                     int layer)
-    : heads_(model.num_attention_heads),
-      kv_heads_(model.num_kv_heads),
+                     const ModelPartition& partition, int layer)
+    : partition_(partition_heads(model, partition)),
+      heads_(partition_.query.size),
+      kv_heads_(partition_.key_value.size),
+      global_heads_(model.num_attention_heads),
       head_dim_(model.head_dim()),
       rotary_(model.pos_emb == PositionEmbedding::rotary),
       fused_per_head_(fused_per_head(model)),
       layer_(layer),
       dropout_(model.attention_dropout),
-      qkv_(store, projection_parts(name, model), model.hidden_size, model.use_bias_in_attn_linear,
-           model.init_method),
-      dense_(store, {{name + ".dense", model.hidden_size}}, heads_ * head_dim_,
-             model.use_bias_in_attn_linear, model.output_layer_init_method) {}
+      qkv_(store, projection_parts(name, model, partition_), model.hidden_size,
+           model.use_bias_in_attn_linear, model.init_method, partition),
+      dense_(store, name + ".dense", model.hidden_size, global_heads_ * head_dim_,
+             {partition_.query.begin * head_dim_, heads_ * head_dim_},
+             model.use_bias_in_attn_linear, model.output_layer_init_method, partition) {}
 
 Attention::Offsets Attention::offsets() const {
   if (fused_per_head_) return {0, head_dim_, 2 * head_dim_, 3 * head_dim_};
@@ -79,7 +89,7 @@ AttentionProblem Attention::problem(const Context& ctx, std::int64_t key_length)
         static_cast<float>(dropout_),
         RngKey::make(ctx.dropout_seed, RngPurpose::attention_dropout,
                      static_cast<std::uint64_t>(layer_), static_cast<std::uint64_t>(ctx.step)),
-        ctx.batch.first_sample, 0, heads_};
+        ctx.batch.first_sample, partition_.query.begin, global_heads_};
   }
   return p;
 }
@@ -108,7 +118,7 @@ void Attention::forward(const Context& ctx, const RotaryTables& rotary, ConstTen
                     Heads(qkv, b.seq, at.k, at.head_stride),
                     Heads(qkv, b.seq, at.v, at.head_stride), out, lse);
   dense_.forward(ctx, out, y);
-  saved = {u, qkv, out, lse};
+  saved = {qkv, out, lse};
 }
 
 void Attention::forward_cached(const Context& ctx, const RotaryTables& rotary, ConstTensor u,
@@ -138,17 +148,18 @@ void Attention::forward_cached(const Context& ctx, const RotaryTables& rotary, C
   dense_.forward(ctx, out, y);
 }
 
-void Attention::backward(const Context& ctx, const RotaryTables& rotary, ConstTensor dy,
-                         const Saved& saved, Tensor du, bool accumulate_du) const {
-  const ArenaScope scope(ctx.scratch);
+void Attention::backward_input(const Context& ctx, const RotaryTables& rotary, ConstTensor dy,
+                               const Saved& saved, Tensor du, bool accumulate_du,
+                               Gradients& gradients) const {
   const auto& b = ctx.batch;
   const auto at = offsets();
   const AttentionProblem p = problem(ctx, b.seq);
-  const Tensor dout = ctx.scratch.take(saved.out.shape, ctx.dtype());
-  dense_.backward(ctx, dy, saved.out, dout, false);
-  const Tensor dqkv = ctx.scratch.take(saved.qkv.shape, ctx.dtype());
+  const Tensor dqkv = ctx.gradients.take(saved.qkv.shape, ctx.dtype());
+  gradients = {dy, dqkv};
   {
-    const ArenaScope inner(ctx.scratch);
+    const ArenaScope scope(ctx.scratch);
+    const Tensor dout = ctx.scratch.take(saved.out.shape, ctx.dtype());
+    dense_.backward_input(ctx, dy, dout, false);
     const Tensor workspace = ctx.scratch.take(
         {static_cast<std::int64_t>(ctx.ops.attention_backward_workspace(p, ctx.dtype()))},
         DType::u8);
@@ -162,7 +173,13 @@ void Attention::backward(const Context& ctx, const RotaryTables& rotary, ConstTe
                                Heads(dqkv, b.seq, at.v, at.head_stride), workspace);
   }
   rotate(ctx, rotary, dqkv, true);
-  qkv_.backward(ctx, dqkv, saved.u, du, accumulate_du);
+  qkv_.backward_input(ctx, dqkv, du, accumulate_du);
+}
+
+void Attention::backward_weight(const Context& ctx, ConstTensor u, const Saved& saved,
+                                const Gradients& gradients) const {
+  dense_.backward_weight(ctx, gradients.y, saved.out);
+  qkv_.backward_weight(ctx, gradients.qkv, u);
 }
 
 }  // namespace neox

@@ -40,7 +40,10 @@ void load_hf_weights(const std::string& directory, HfFamily family, Transformer&
     const OwnedTensor staged(Shape{static_cast<std::int64_t>(values.size())}, DType::f32,
                              store.device());
     copy(stream, host_view(values), staged);
-    ops.cast(stream, staged, store.main_shard(id).local);
+    for (const ParameterPiece& piece : store.update_pieces(id)) {
+      ops.cast(stream, staged.tensor.slice(piece.begin, piece.begin + piece.piece.size),
+               store.piece(State::main, piece.piece));
+    }
     stream.synchronize();
   }
   store.refresh_weights(ops, stream);

@@ -7,26 +7,24 @@
 namespace neox {
 namespace {
 
-// Fills `local` (host, f32) with the values of its slice of the global tensor.
-void fill_random(const Shard& shard, Tensor local, InitMethod method, double deviation,
-                 std::uint64_t seed) {
+// Fills `local` (host, f32) with the values of elements [begin, ...) of a slice of a global tensor.
+void fill_random(const Shard& shard, std::int64_t begin, Tensor local, InitMethod method,
+                 double deviation, std::uint64_t seed) {
   require(shard.global.rank() == 2, "internal error: random initialisation of {} {}", shard.name,
           shard.global.str());
   const RngKey key = RngKey::for_tensor(seed, shard.name);
-  const std::int64_t rows = shard.slice.extent[0], cols = shard.slice.extent[1];
+  const std::int64_t n = local.numel(), cols = shard.slice.extent[1];
   float* out = local.ptr<float>();
   const bool uniform = method == InitMethod::xavier_uniform;
   const float bound = static_cast<float>(deviation * std::sqrt(3.0));
   const float scale = static_cast<float>(deviation);
 #pragma omp parallel for schedule(static)
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const std::int64_t global_row = shard.slice.offset[0] + r;
-    for (std::int64_t c = 0; c < cols; ++c) {
-      const auto index =
-          static_cast<std::uint64_t>(global_row * shard.global[1] + shard.slice.offset[1] + c);
-      out[r * cols + c] = uniform ? bound * (2.0f * uniform01(philox_word(key, index)) - 1.0f)
-                                  : scale * normal_at(key, index);
-    }
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::int64_t row = shard.slice.offset[0] + (begin + i) / cols;
+    const std::int64_t column = shard.slice.offset[1] + (begin + i) % cols;
+    const auto index = static_cast<std::uint64_t>(row * shard.global[1] + column);
+    out[i] = uniform ? bound * (2.0f * uniform01(philox_word(key, index)) - 1.0f)
+                     : scale * normal_at(key, index);
   }
 }
 
@@ -57,26 +55,25 @@ void initialise_parameters(ParameterStore& store, const ModelConfig& model, std:
                            const Backend& ops, Stream& stream) {
   for (ParameterId id = 0; id < store.size(); ++id) {
     const InitRule rule = store.spec(id).init;
-    const Shard shard = store.main_shard(id);
-    if (rule.kind == InitRule::Kind::zeros) {
-      fill_zero(stream, shard.local);
-      continue;
-    }
-    // Staged through the host in f32: initialisation happens once, and is the same on every device.
-    const OwnedTensor host(shard.slice.extent, DType::f32);
-    if (rule.kind == InitRule::Kind::ones) {
-      for (float& x : host.tensor.span<float>()) x = 1.0f;
-    } else {
-      fill_random(shard, host, rule.method, init_std(rule.method, model, shard.global), seed);
-    }
-    const OwnedTensor staged(shard.slice.extent, DType::f32, store.device());
-    copy(stream, host, staged);
-    if (shard.dtype == DType::f32) {
-      copy(stream, staged, shard.local);
-    } else {
+    for (const ParameterPiece& piece : store.update_pieces(id)) {
+      const Shard shard = store.shard(State::main, id, piece);
+      if (rule.kind == InitRule::Kind::zeros) {
+        fill_zero(stream, shard.local);
+        continue;
+      }
+      // Staged through the host in f32: initialisation happens once, and is the same everywhere.
+      const OwnedTensor host(shard.local.shape, DType::f32);
+      if (rule.kind == InitRule::Kind::ones) {
+        for (float& x : host.tensor.span<float>()) x = 1.0f;
+      } else {
+        fill_random(shard, piece.begin, host, rule.method,
+                    init_std(rule.method, model, shard.global), seed);
+      }
+      const OwnedTensor staged(shard.local.shape, DType::f32, store.device());
+      copy(stream, host, staged);
       ops.cast(stream, staged, shard.local);
+      stream.synchronize();
     }
-    stream.synchronize();
   }
   store.refresh_weights(ops, stream);
 }

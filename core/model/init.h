@@ -17,7 +17,7 @@ namespace neox {
 ///   shape.
 double init_std(InitMethod method, const ModelConfig& model, const Shape& global);
 
-/// Fills every parameter's main weights and refreshes the compute weights.
+/// Fills the main weights that this rank updates and refreshes their compute weights.
 void initialise_parameters(ParameterStore& store, const ModelConfig& model, std::uint64_t seed,
                            const Backend& ops, Stream& stream);
 

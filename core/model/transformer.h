@@ -7,89 +7,161 @@
 #include <vector>
 
 #include "core/model/block.h"
+#include "core/model/block_observer.h"
 
 namespace neox {
-
-/// Told when all gradients of a block (ParameterStore's numbering) are final for this micro-batch.
-class GradientObserver {
- public:
-  virtual ~GradientObserver() = default;
-  virtual void block_ready(int block) = 0;
-};
 
 /// Where a model runs and what the current call is. Arenas may be measuring (with a dry-run
 /// backend).
 struct Execution {
   const Backend& ops;
   Stream& stream;
-  Arena& keep;       ///< activations that wait for backward
+  Arena& keep;       ///< residual streams of a call that keeps nothing (evaluation, logits)
   Arena& recompute;  ///< activations of one block that is being recomputed
   Arena& scratch;    ///< temporaries
-  bool recompute_blocks =
-      false;  ///< keep only each block's input; run its forward again in backward
+  TensorParallel tensor{};
+  BlockObserver* observer = nullptr;
+  Recompute recompute_mode = Recompute::none;
+  int recompute_layers = -1;       ///< of each chunk, from its first; -1: all
   std::int64_t loss_chunk = 1024;  ///< tokens whose logits are in memory at once
-  bool accumulate = false;
   std::uint64_t dropout_seed = 0;
   std::int64_t step = 0;
+};
+
+/// One micro-batch in one chunk, between the start of its forward and the end of its backward.
+struct ChunkPass {
+  explicit ChunkPass(Device device) : keep(device) {}
+  /// The micro-batch is through: memory is free for the next one.
+  void clear() {
+    keep.release(0);
+    if (gradients != nullptr) gradients->release(0);
+  }
+  /// Weight gradients are computed by a call of their own.
+  bool split() const { return gradients != nullptr; }
+
+  Arena keep;  ///< activations that wait for backward
+  /// Set before backward: what weight gradients of a split backward wait for; null: not split.
+  Arena* gradients = nullptr;
+  /// Residual streams [local rows, h] at the chunk's borders.
+  Tensor input{}, output{}, output_gradient{}, input_gradient{};
+  std::vector<ConstTensor> inputs{};  ///< of each block
+  std::vector<Block::Saved> saved{};
+  std::vector<Block::Gradients> block_gradients{};
 };
 
 class Transformer {
  public:
   /// `model` must be resolved (core/config): no derived value left open. Throws Error on sizes that
-  /// don't fit together.
-  explicit Transformer(const ModelConfig& model);
+  /// don't fit together or can't be divided.
+  explicit Transformer(const ModelConfig& model, const ModelPartition& partition = {});
 
   /// Allocates the parameters; they are undefined until initialised or loaded.
   void commit(const Backend& ops, Stream& stream, DType compute, StoreMode mode,
-              bool dry_run = false);
+              bool dry_run = false, const ShardPlan& plan = {});
 
   const ModelConfig& config() const { return model_; }
+  const ModelPartition& partition() const { return partition_; }
   ParameterStore& parameters() { return store_; }
   const ParameterStore& parameters() const { return store_; }
+  int chunk_count() const { return static_cast<int>(partition_.chunks.size()); }
+  const ModelChunk& chunk(int index) const {
+    return partition_.chunks.at(static_cast<std::size_t>(index));
+  }
 
-  /// Forward and backward of one micro-batch. losses f32 [rows]: cross-entropy of each token.
-  /// Gradients of sum(weights * losses) are written (or added, Execution::accumulate).
-  void forward_backward(const Execution& run, const MicroBatchView& batch, Tensor losses,
-                        GradientObserver* observer);
+  // ---- training, one chunk at a time ----------------------------------------------------------
+  /// Takes memory for the chunk's input, into which the caller then receives it. Only for chunks
+  /// that don't begin with the embedding.
+  void take_input(const Execution& run, const MicroBatchView& batch, ChunkPass& pass) const;
+  /// From pass.input (or the batch's ids) to pass.output. A chunk with the head leaves the loss to
+  /// backward, where its logits are used at once.
+  void forward(const Execution& run, const MicroBatchView& batch, int chunk, ChunkPass& pass);
+  /// From pass.output_gradient (or the loss), which is overwritten, to pass.input_gradient;
+  /// gradients of parameters are
+  /// written or added, those of blocks only in backward_weight when the backward is split. losses
+  /// f32 [rows]: cross-entropy of each token; gradients are those of sum(weights * losses).
+  void backward(const Execution& run, const MicroBatchView& batch, int chunk, ChunkPass& pass,
+                Tensor losses);
+  /// The second half of a split backward.
+  void backward_weight(const Execution& run, const MicroBatchView& batch, int chunk,
+                       ChunkPass& pass);
 
-  /// Forward only, no dropout.
-  void evaluate(const Execution& run, const MicroBatchView& batch, Tensor losses);
+  /// Forward and backward of a model that is one chunk.
+  void forward_backward(const Execution& run, const MicroBatchView& batch, ChunkPass& pass,
+                        Tensor losses);
+
+  // ---- no dropout, nothing kept ---------------------------------------------------------------
+  /// input, output: residual streams [local rows, h]; input is not read by a chunk with the
+  /// embedding; a chunk with the head writes losses f32 [rows] instead of output.
+  void evaluate(const Execution& run, const MicroBatchView& batch, int chunk, ConstTensor input,
+                Tensor output, Tensor losses);
+  /// Of a model that is one chunk.
+  void evaluate(const Execution& run, const MicroBatchView& batch, Tensor losses) {
+    evaluate(run, batch, 0, {}, {}, losses);
+  }
 
   /// All logits f32 [rows, padded vocabulary], no dropout; `residuals`, if given, receives the
-  /// residual stream after each block [layers][rows, h] (for tests and tools).
+  /// residual stream after each block [layers][rows, h] (for tests and tools). Of a whole model.
   void logits(const Execution& run, const MicroBatchView& batch, Tensor out,
               std::vector<Tensor>* residuals = nullptr);
 
   /// Logits f32 [batch, padded vocabulary] of the last position of each sequence; the new positions
-  /// are appended to `caches` (one per block).
+  /// are appended to `caches` (one per block). Of a whole model.
   void next_token_logits(const Execution& run, const MicroBatchView& batch,
                          std::vector<KvCache>& caches, Tensor out);
 
-  /// FLOPs of one training token (forward and backward): 6 N + 12 L h s, with N all parameters but
-  /// the embedding tables, plus the output layer; attention counted in full, not causally halved.
-  double flops_per_token(std::int64_t seq) const;
-
  private:
-  /// `keep`: where what backward needs goes, run.keep or run.recompute.
-  Context context(const Execution& run, const MicroBatchView& batch, bool training,
-                  Arena& keep) const;
-  /// The residual stream after the last block, without dropout; valid until ctx.keep is released.
-  Tensor forward_only(const Context& ctx, std::vector<Tensor>* residuals);
-  void embed(const Context& ctx, Tensor y) const;
-  void embed_backward(const Context& ctx, Tensor dy) const;
-  /// Final norm, output layer and loss, `chunk` tokens at a time; with dx also their backward.
-  void head_loss(const Context& ctx, ConstTensor x, std::int64_t chunk, Tensor losses, Tensor dx);
-  ConstTensor output_weight() const;
+  struct ChunkLayers {
+    std::size_t begin = 0, end = 0;  // in blocks_
+  };
+  /// How one block is run.
+  Recompute recompute_of(const Execution& run, const ChunkLayers& layers, std::size_t block) const;
+  Context context(const Execution& run, const MicroBatchView& batch, bool training, Arena& keep,
+                  Arena& gradients, Recompute recompute = Recompute::none) const;
+  Shape residual_shape(const Execution& run, const MicroBatchView& batch) const;
+  void add_embedding();
+  void add_head();
+  ParameterId add_word_table(const std::string& name, bool tied_copy);
+
+  void embed(const Context& ctx, BlockObserver* observer, Tensor y) const;
+  void embed_backward(const Execution& run, const Context& ctx, Tensor dy) const;
+  /// The residual stream after the chunk's last block, without dropout; lies in ctx.keep or is
+  /// `input`.
+  ConstTensor forward_only(const Context& ctx, BlockObserver* observer, int chunk,
+                           ConstTensor input, std::vector<Tensor>* residuals);
+  /// Final norm, output layer and loss, `run.loss_chunk` tokens at a time; with dx also their
+  /// backward.
+  void head_loss(const Execution& run, const Context& ctx, ConstTensor x, Tensor losses, Tensor dx);
+  void loss_of_rows(const Context& ctx, std::int64_t begin, std::int64_t end, Tensor logits,
+                    Tensor losses, Tensor dlogits) const;
+  ParameterId output_table() const { return output_ < 0 ? word_embedding_ : output_; }
+  /// The head computes with the embedding block's table.
+  bool output_in_embedding() const { return output_ < 0; }
   void check() const;
+  void require_whole(const char* what) const;
 
   ModelConfig model_;
+  ModelPartition partition_;
   ParameterStore store_;
-  ParameterId word_embedding_ = -1, position_embedding_ = -1, output_ = -1;
+  AxisRange vocabulary_;  // rows of the word tables held here
+  ParameterId word_embedding_ = -1, position_embedding_ = -1;
+  ParameterId output_ = -1;  // -1: the word embedding
+  bool tied_across_stages_ = false;
   std::vector<Block> blocks_;
+  std::vector<int> store_block_;  // of each of blocks_
+  std::vector<ChunkLayers> chunk_layers_;
+  // Of the store. The head's include its own copy of a table that is shared across stages, which is
+  // a block by itself there and on the first stage, so that its gradient lies alike on both.
+  std::vector<int> embedding_blocks_, head_blocks_;
   std::optional<Norm> final_norm_;
-  std::vector<Block::Saved> saved_;
-  std::vector<ConstTensor> inputs_;  // of each block, in this micro-batch
+  std::vector<Block::Saved> unkept_;
   RotaryTables rotary_;
 };
+
+/// Parameters of the whole model.
+std::int64_t count_parameters(const ModelConfig& model);
+
+/// FLOPs of one training token (forward and backward): 6 N + 12 L h s, with N all parameters but
+/// the embedding tables, plus the output layer; attention counted in full, not causally halved.
+double flops_per_token(const ModelConfig& model, std::int64_t seq);
 
 }  // namespace neox

@@ -5,11 +5,12 @@
 namespace neox {
 
 Optimizer::Optimizer(ParameterStore& store, const OptimizerConfig& config, const Backend& ops,
-                     Stream& stream)
+                     Stream& stream, Communicator* world)
     : store_(store),
       config_(config),
       ops_(ops),
       stream_(stream),
+      world_(world),
       square_sum_({1}, DType::f64, store.device()),
       scale_({1}, DType::f32, store.device()),
       host_square_sum_({1}, DType::f64) {
@@ -20,7 +21,12 @@ Optimizer::Optimizer(ParameterStore& store, const OptimizerConfig& config, const
 }
 
 double Optimizer::step(double lr) {
-  ops_.square_sum(stream_, store_.grads(), square_sum_, false);
+  fill_zero(stream_, square_sum_);
+  for (const StatePiece& piece : store_.owned_pieces()) {
+    if (!piece.counted) continue;
+    ops_.square_sum(stream_, store_.piece(State::gradients, piece), square_sum_, true);
+  }
+  if (world_ != nullptr) world_->all_reduce(square_sum_, ReduceOp::sum, stream_).wait(stream_);
   ops_.clip_scale(stream_, square_sum_, static_cast<float>(config_.gradient_clipping), scale_);
   copy(stream_, square_sum_, host_square_sum_);
   stream_.synchronize();
@@ -33,14 +39,14 @@ double Optimizer::step(double lr) {
   hyper.beta2 = static_cast<float>(config_.betas[1]);
   hyper.eps = static_cast<float>(config_.eps);
   hyper.step = ++steps_;
-  for (const FlatRange& range : store_.decay_ranges()) {
-    const auto part = [&](const Tensor& flat) { return flat.slice(range.begin, range.end); };
-    hyper.weight_decay = range.decay ? static_cast<float>(config_.weight_decay) : 0.0f;
-    ops_.adamw(stream_, hyper, part(store_.grads()), scale_, part(store_.main()),
-               part(store_.exp_avg()), part(store_.exp_avg_sq()),
-               store_.has_separate_main() ? part(store_.weights()) : Tensor{});
+  for (const StatePiece& piece : store_.update_pieces()) {
+    const auto part = [&](State state) { return store_.piece(state, piece); };
+    hyper.weight_decay = piece.decay ? static_cast<float>(config_.weight_decay) : 0.0f;
+    ops_.adamw(stream_, hyper, part(State::gradients), scale_, part(State::main),
+               part(State::exp_avg), part(State::exp_avg_sq),
+               store_.has_separate_main() ? part(State::weights) : Tensor{});
   }
-  ops_.weights_changed();
+  store_.weights_changed(ops_);
   return norm;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 // The optimizer step over a ParameterStore: gradient norm, clipping, AdamW.
 
+#include "comm/communicator.h"
 #include "core/config/config.h"
 #include "core/model/parameter_store.h"
 
@@ -8,12 +9,15 @@ namespace neox {
 
 class Optimizer {
  public:
+  /// `world`: all ranks that hold parts of the model (data x tensor x pipe); null: this one alone.
   Optimizer(ParameterStore& store, const OptimizerConfig& config, const Backend& ops,
-            Stream& stream);
+            Stream& stream, Communicator* world = nullptr);
 
-  /// One step with learning rate `lr`. Gradients must be final (summed over data-parallel ranks).
-  /// Clipping: g *= min(1, gradient_clipping / (norm + 1e-6)), norm = L2 over all parameters.
-  /// Returns the norm before clipping. When it is not finite, nothing is changed.
+  /// One step with learning rate `lr`. Gradients must be final (DataParallel::finish_gradients).
+  /// Clipping: g *= min(1, gradient_clipping / (norm + 1e-6)), norm = L2 over all parameters of the
+  /// model: the squares of every rank's owned, counted elements, piece by piece in f64, then summed
+  /// over the world in rank order; so it does not depend on the ZeRO stage. Returns the norm before
+  /// clipping. When it is not finite, nothing is changed, on any rank. Collective.
   double step(double lr);
 
   /// Steps taken: AdamW's t of the last step.
@@ -25,6 +29,7 @@ class Optimizer {
   OptimizerConfig config_;
   const Backend& ops_;
   Stream& stream_;
+  Communicator* world_;
   OwnedTensor square_sum_, scale_, host_square_sum_;
   std::int64_t steps_ = 0;
 };

@@ -23,8 +23,9 @@ Tensor Arena::take(Shape shape, DType dtype) {
   return buffer_.view(shape, dtype, offset);
 }
 
-void Arena::commit() {
+void Arena::commit(std::size_t bytes) {
   require(top_ == 0, "internal error: an arena was committed while in use");
+  high_water_ = bytes;
   buffer_ = Buffer(high_water_, device_);
   committed_ = true;
 }

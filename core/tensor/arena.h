@@ -25,7 +25,9 @@ class Arena {
   std::size_t high_water() const { return high_water_; }
   bool committed() const { return committed_; }
   /// Allocates high_water() bytes and leaves measuring mode. The stack must be empty.
-  void commit();
+  void commit() { commit(high_water_); }
+  /// As commit(), with the measurement of another arena through which the same program runs.
+  void commit(std::size_t bytes);
   Device device() const { return device_; }
 
  private:

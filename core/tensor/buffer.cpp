@@ -40,4 +40,9 @@ OwnedTensor::OwnedTensor(Shape shape, DType dtype, Device device)
     : buffer(static_cast<std::size_t>(shape.numel()) * size_of(dtype), device),
       tensor(buffer.view(shape, dtype)) {}
 
+void abandon(std::vector<Buffer>& buffers) {
+  static_cast<void>(new std::vector<Buffer>(std::move(buffers)));
+  buffers.clear();
+}
+
 }  // namespace neox

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 #include "core/tensor/tensor.h"
 
@@ -28,6 +29,10 @@ class Buffer {
   std::size_t bytes_ = 0;
   Device device_{};
 };
+
+/// Takes buffers out of their owner and never frees them: while an exception ends the program,
+/// messages may still be on their way into them, and waiting for those could take for ever.
+void abandon(std::vector<Buffer>& buffers);
 
 /// A tensor together with its memory.
 struct OwnedTensor {

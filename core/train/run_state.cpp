@@ -17,14 +17,13 @@ constexpr const char* kExpAvg = "/optimizer/exp_avg";
 constexpr const char* kExpAvgSq = "/optimizer/exp_avg_sq";
 constexpr const char* kConfigText = "/config/effective";
 
-// Replicas share the writing: each writes an equal run of every tensor's elements.
-CheckpointTensor replica_share(const std::string& section, Shard shard, const Communicator& group) {
+CheckpointTensor checkpoint_tensor(const ParameterStore& store, const std::string& section,
+                                   State state, ParameterId id, const ParameterPiece& piece) {
   CheckpointTensor tensor;
-  tensor.path = checkpoint_path(section, shard.name);
-  const std::int64_t n = shard.local.numel();
-  tensor.write_begin = n * group.rank() / group.size();
-  tensor.write_end = n * (group.rank() + 1) / group.size();
-  tensor.shard = std::move(shard);
+  tensor.path = checkpoint_path(section, store.spec(id).name);
+  tensor.shard = store.shard(state, id, piece);
+  tensor.write_begin = piece.begin;
+  tensor.write_end = piece.begin + piece.piece.size;
   return tensor;
 }
 
@@ -39,20 +38,24 @@ Attributes model_attributes(const ModelConfig& model, const std::string& paramet
   return attributes;
 }
 
-std::vector<CheckpointTensor> run_tensors(const Transformer& model, const Communicator& group) {
+// What this rank writes: the elements that it owns of parameters that it counts. Over all ranks
+// that is every element of the model exactly once.
+std::vector<CheckpointTensor> run_tensors(const Transformer& model) {
   const ParameterStore& store = model.parameters();
   std::vector<CheckpointTensor> tensors;
   for (ParameterId id = 0; id < store.size(); ++id) {
-    tensors.push_back(replica_share(kModel, store.weight_shard(id), group));
-    tensors.back().attributes = model_attributes(model.config(), store.spec(id).name);
-  }
-  // In f32 the model's weights are the main weights: they are not stored twice.
-  for (ParameterId id = 0; id < store.size(); ++id) {
-    if (store.has_separate_main()) {
-      tensors.push_back(replica_share(kMain, store.main_shard(id), group));
+    if (!store.spec(id).counted) continue;
+    for (const ParameterPiece& piece : store.owned_pieces(id)) {
+      const auto add = [&](const char* section, State state) {
+        tensors.push_back(checkpoint_tensor(store, section, state, id, piece));
+      };
+      add(kModel, State::weights);
+      tensors.back().attributes = model_attributes(model.config(), store.spec(id).name);
+      // In f32 the model's weights are the main weights: they are not stored twice.
+      if (store.has_separate_main()) add(kMain, State::main);
+      add(kExpAvg, State::exp_avg);
+      add(kExpAvgSq, State::exp_avg_sq);
     }
-    tensors.push_back(replica_share(kExpAvg, store.exp_avg_shard(id), group));
-    tensors.push_back(replica_share(kExpAvgSq, store.exp_avg_sq_shard(id), group));
   }
   return tensors;
 }
@@ -88,13 +91,14 @@ CheckpointInfo run_info(const Transformer& model, const Optimizer& optimizer, co
   return info;
 }
 
-// Reads `path` (stored in any float dtype) into `target`, a box of the global tensor `shard`.
+// Reads elements of tensors stored in any float dtype.
 class TensorLoader {
  public:
   TensorLoader(CheckpointReader& reader, const Backend& ops, Stream& stream)
       : reader_(reader), ops_(ops), stream_(stream) {}
 
-  void add(const std::string& path, const Shard& shard) {
+  /// Elements [begin, begin + n) of the shard's slice, n = shard.local.numel().
+  void add(const std::string& path, const Shard& shard, std::int64_t begin) {
     const StoredTensor* stored = reader_.find(path);
     require(stored != nullptr, "the checkpoint {} has no tensor {}", reader_.path(), path);
     CheckpointTensor tensor;
@@ -103,11 +107,12 @@ class TensorLoader {
     tensor.shard.dtype = stored->dtype;
     const bool direct = stored->dtype == shard.dtype && shard.local.device.is_cpu();
     if (!direct) {
-      staging_.emplace_back(shard.slice.extent, stored->dtype);
+      staging_.emplace_back(shard.local.shape, stored->dtype);
       tensor.shard.local = staging_.back();
       converted_.emplace_back(staging_.size() - 1, shard.local);
     }
-    tensor.write_end = shard.local.numel();
+    tensor.write_begin = begin;
+    tensor.write_end = begin + shard.local.numel();
     wanted_.push_back(std::move(tensor));
   }
 
@@ -158,7 +163,7 @@ SaveReport save_run(Communicator& group, const Transformer& model, const Optimiz
   SaveOptions options;
   options.io = checkpoint_io_from_name(config.checkpoint.io);
   options.keep_last = config.checkpoint.keep_last_n_checkpoints;
-  return save_checkpoint(group, config.checkpoint.save, run_tensors(model, group),
+  return save_checkpoint(group, config.checkpoint.save, run_tensors(model),
                          run_info(model, optimizer, config, config_text, progress), options);
 }
 
@@ -186,10 +191,15 @@ Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optim
     const std::string& name = store.spec(id).name;
     const std::string main_path = checkpoint_path(kMain, name);
     const bool use_main = training && reader.find(main_path) != nullptr;
-    loader.add(use_main ? main_path : checkpoint_path(kModel, name), store.main_shard(id));
-    if (!with_optimizer) continue;
-    loader.add(checkpoint_path(kExpAvg, name), store.exp_avg_shard(id));
-    loader.add(checkpoint_path(kExpAvgSq, name), store.exp_avg_sq_shard(id));
+    for (const ParameterPiece& piece : store.update_pieces(id)) {
+      const auto add = [&](const std::string& path, State state) {
+        loader.add(path, store.shard(state, id, piece), piece.begin);
+      };
+      add(use_main ? main_path : checkpoint_path(kModel, name), State::main);
+      if (!with_optimizer) continue;
+      add(checkpoint_path(kExpAvg, name), State::exp_avg);
+      add(checkpoint_path(kExpAvgSq, name), State::exp_avg_sq);
+    }
   }
   loader.read();
   store.refresh_weights(ops, stream);

@@ -19,8 +19,8 @@ struct Progress {
   std::int64_t consumed_tokens = 0;
 };
 
-/// Writes one checkpoint of the run; collective over `group`, whose ranks hold equal replicas and
-/// each write their share.
+/// Writes one checkpoint of the run; collective over `group`, all ranks of the run: each writes
+/// what it owns. The same state gives the same bytes, whatever the layout.
 SaveReport save_run(Communicator& group, const Transformer& model, const Optimizer& optimizer,
                     const Config& config, const std::string& config_text, const Progress& progress);
 
@@ -31,7 +31,8 @@ enum class LoadScope : std::uint8_t {
   without_optimizer  ///< weights and position; optimizer state starts at zero
 };
 
-/// Fills the model (and the optimizer, unless null) from an opened checkpoint, under any layout.
+/// Fills what this rank updates of the model (and the optimizer, unless null) from an opened
+/// checkpoint, under any layout.
 /// Throws Error when the checkpoint is of another architecture, listing the differences.
 Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optimizer,
                   LoadScope scope, const Backend& ops, Stream& stream);

@@ -10,7 +10,6 @@
 #include "core/base/log.h"
 #include "core/base/version.h"
 #include "core/config/describe.h"
-#include "core/model/init.h"
 #include "core/optim/lr_schedule.h"
 #include "core/train/checkpoint_policy.h"
 #include "core/train/signals.h"
@@ -42,35 +41,20 @@ BatchLoaderOptions loader_options(const Config& config, const Communicator& grou
 
 }  // namespace
 
-Trainer::Trainer(Communicator& group, const Config& config, std::string config_text)
-    : group_(group),
-      config_(config),
-      config_text_(std::move(config_text)),
-      ops_(make_backend(Device{})),
-      stream_(make_stream(Device{})),
-      model_(config.model) {
+Trainer::Trainer(Communicator& world, const Config& config, std::string config_text)
+    : world_(world), config_(config), config_text_(std::move(config_text)) {
   check_program();
   Activity::set_unlimited("opening the data");  // may build an index of hours
   data_ = open_run_data(config_);
   Activity::set_unlimited("initialising");
-  model_.commit(*ops_, *stream_, config_.precision.precision, StoreMode::training);
-  optimizer_.emplace(model_.parameters(), config_.optimizer, *ops_, *stream_);
-  RunnerOptions options;
-  options.micro_batch = config_.batch.train_micro_batch_size_per_gpu;
-  options.seq_length = config_.model.seq_length;
-  options.recompute_blocks = config_.parallel.checkpoint_activations;
-  options.loss_chunk = config_.train.cross_entropy_chunk;
-  options.dropout_seed = static_cast<std::uint64_t>(config_.train.seed_dropout);
-  runner_.emplace(model_, *ops_, *stream_, options);
-  reducer_.emplace(model_.parameters(), group_, *stream_,
-                   static_cast<std::int64_t>(config_.parallel.gradient_bucket_mb * 1024 * 1024));
+  engine_.emplace(world_, config_);
   start();
   check_input();
   if (!config_.checkpoint.save.empty()) {
-    prepare_checkpoint_directory(group_, config_.checkpoint.save);
+    prepare_checkpoint_directory(world_, config_.checkpoint.save);
   }
-  log_ = std::make_unique<TrainingLog>(config_, group_, progress_.step,
-                                       model_.flops_per_token(config_.model.seq_length));
+  log_ = std::make_unique<TrainingLog>(config_, world_, progress_.step,
+                                       flops_per_token(config_.model, config_.model.seq_length));
   print_summary();
 }
 
@@ -80,7 +64,7 @@ void Trainer::check_program() const {
   const std::array<Fact, 2> facts = {
       {{"program version", version(), "install the same version on all nodes"},
        {"configuration", canonical_text(config_), "start all ranks with the same command"}}};
-  check_equal(group_, facts);
+  check_equal(world_, facts);
 }
 
 // Nodes may have files of their own under the same name.
@@ -89,7 +73,7 @@ void Trainer::check_input() const {
       {{"dataset", fingerprint(data_), "give all nodes the same data files"},
        {"checkpoint to continue from", fmt::format("{} step {}", resumed_from_, progress_.step),
         "give all nodes the same checkpoint folder"}}};
-  check_equal(group_, facts);
+  check_equal(world_, facts);
 }
 
 void Trainer::start() {
@@ -108,16 +92,16 @@ void Trainer::start() {
             source);
     return;
   }
-  initialise_parameters(model_.parameters(), config_.model,
-                        static_cast<std::uint64_t>(config_.train.seed_init), *ops_, *stream_);
+  engine_->initialise(static_cast<std::uint64_t>(config_.train.seed_init));
 }
 
 bool Trainer::resume_from(const std::string& directory, LoadScope scope) {
   const auto reader = config_.checkpoint.iteration >= 0
-                          ? open_step(group_, directory, config_.checkpoint.iteration)
-                          : open_newest(group_, directory);
+                          ? open_step(world_, directory, config_.checkpoint.iteration)
+                          : open_newest(world_, directory);
   if (reader == nullptr) return false;
-  progress_ = load_run(*reader, model_, &*optimizer_, scope, *ops_, *stream_);
+  progress_ = load_run(*reader, engine_->model(), &engine_->optimizer(), scope, engine_->ops(),
+                       engine_->stream());
   resumed_from_ = reader->path();
   if (directory == config_.checkpoint.save) last_saved_step_ = progress_.step;
   log_info("{} {} (step {}, {} samples)",
@@ -127,47 +111,49 @@ bool Trainer::resume_from(const std::string& directory, LoadScope scope) {
 }
 
 void Trainer::print_summary() const {
-  const ParameterStore& store = model_.parameters();
+  const Topology& topology = engine_->topology();
+  const ParallelLayout& layout = topology.layout();
+  const DType dtype = engine_->model().parameters().compute_dtype();
   log_info("model: {} parameters, {} layers, hidden {}, {} heads, vocabulary {} (padded {}), {}",
-           format_grouped(store.parameter_count()), config_.model.num_layers,
+           format_grouped(count_parameters(config_.model)), config_.model.num_layers,
            config_.model.hidden_size, config_.model.num_attention_heads, config_.model.vocab_size,
-           config_.model.padded_vocab_size(), name_of(store.compute_dtype()));
-  log_info("batch: {} samples = {} ranks x {} micro-batches of {} samples x {} tokens",
-           config_.batch.train_batch_size, group_.size(), config_.batch.gradient_accumulation_steps,
-           config_.batch.train_micro_batch_size_per_gpu, config_.model.seq_length);
-  log_info("memory on each rank:\n{}", runner_->memory_plan().table());
+           config_.model.padded_vocab_size(), name_of(dtype));
+  log_info(
+      "batch: {} samples = {} data-parallel rank{} x {} micro-batches of {} samples x {} tokens",
+      config_.batch.train_batch_size, layout.data, layout.data == 1 ? "" : "s",
+      config_.batch.gradient_accumulation_steps, config_.batch.train_micro_batch_size_per_gpu,
+      config_.model.seq_length);
+  if (world_.size() > 1) {
+    log_info("layout: tensor {}{} x data {} (ZeRO {}) x pipe {} ({})\n{}", layout.tensor,
+             engine_->model().partition().rows_sharded ? " (rows sharded)" : "", layout.data,
+             config_.parallel.zero_stage, layout.pipe, config_.parallel.pipeline_schedule,
+             topology.describe());
+  }
+  const std::string warning = topology.placement_warning();
+  if (world_.rank() == 0 && !warning.empty()) log_warning("{}", warning);
+  log_info("memory on rank 0:\n{}", engine_->memory_plan().table());
   log_info("data:\n{}", describe(data_));
-  if (!ops_->fast(store.compute_dtype())) {
+  if (!engine_->ops().fast(dtype)) {
     log_warning(
         "this CPU has no instructions for {} products: they run in f32, slower; consider "
         "precision.precision = fp32",
-        name_of(store.compute_dtype()));
+        name_of(dtype));
   }
 }
 
 Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr,
                                         const StopSignals& signals) {
   std::int64_t tokens = batch.loss_tokens;
-  const std::int64_t step = progress_.step + 1;
-  Activity::set("batch agreement", step);
-  group_.host_all_reduce(std::span(&tokens, 1), ReduceOp::sum);
+  Activity::set("batch agreement", progress_.step + 1);
+  engine_->topology().data().host_all_reduce(std::span(&tokens, 1), ReduceOp::sum);
   // A batch that is masked as a whole has no loss and no gradient.
   const double scale = tokens > 0 ? 1.0 / static_cast<double>(tokens) : 0.0;
-  reducer_->begin();
-  double loss_sum = 0.0;
-  for (std::size_t i = 0; i < batch.micro_batches.size(); ++i) {
-    const bool last = i + 1 == batch.micro_batches.size();
-    Activity::set("forward and backward", step, static_cast<std::int64_t>(i));
-    loss_sum += runner_->forward_backward(batch.micro_batches[i], scale, progress_.step, i > 0,
-                                          last ? &*reducer_ : nullptr);
-  }
-  Activity::set("gradient reduction", step);
-  reducer_->finish();
-  Activity::set("optimizer", step);
+  const Engine::StepResult mine =
+      engine_->train_step(batch.micro_batches, scale, progress_.step, lr);
+  std::array<double, 2> sums = {mine.loss_sum, signals.received() != 0 ? 1.0 : 0.0};
+  world_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
   StepResult result;
-  result.grad_norm = optimizer_->step(lr);
-  std::array<double, 2> sums = {loss_sum, signals.received() != 0 ? 1.0 : 0.0};
-  group_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
+  result.grad_norm = mine.grad_norm;
   result.loss = sums[0] * scale;
   result.stop_requested = sums[1] > 0.0;
   result.tokens = tokens;
@@ -192,15 +178,17 @@ void Trainer::check_step(const StepResult& result) {
 double Trainer::evaluate() {
   log_->activity("validating");
   const std::int64_t steps = config_.train.eval_iters;
-  BatchLoader loader(*data_.valid, loader_options(config_, group_, steps), 0);
+  BatchLoader loader(*data_.valid, loader_options(config_, engine_->topology().data(), steps), 0);
   std::array<double, 2> sums = {0.0, 0.0};
   for (std::int64_t i = 0; i < steps; ++i) {
     Activity::set("validation", progress_.step, i);
     const StepBatch& batch = loader.next();
-    for (const MicroBatch& micro : batch.micro_batches) sums[0] += runner_->evaluate(micro);
-    sums[1] += static_cast<double>(batch.loss_tokens);
+    sums[0] += engine_->evaluate(batch.micro_batches);
+    // One rank of each model counts its tokens.
+    const Coordinates& at = engine_->topology().coordinates();
+    if (at.tensor == 0 && at.pipe == 0) sums[1] += static_cast<double>(batch.loss_tokens);
   }
-  group_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
+  world_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
   log_->activity("");
   return sums[1] > 0.0 ? sums[0] / sums[1] : 0.0;
 }
@@ -214,7 +202,8 @@ void Trainer::save() {
     return;
   }
   Activity::set("saving", progress_.step);
-  const SaveReport report = save_run(group_, model_, *optimizer_, config_, config_text_, progress_);
+  const SaveReport report =
+      save_run(world_, engine_->model(), engine_->optimizer(), config_, config_text_, progress_);
   log_->activity("");
   last_saved_step_ = progress_.step;
   log_info("saved {} ({} in {:.2f} s, {:.2f} GB/s)", report.path,
@@ -234,7 +223,8 @@ StopReason Trainer::run() {
     log_info("nothing to do: the run stands at step {} of {}", progress_.step, last);
     return StopReason::finished;
   }
-  BatchLoader loader(*data_.train, loader_options(config_, group_, last - progress_.step),
+  BatchLoader loader(*data_.train,
+                     loader_options(config_, engine_->topology().data(), last - progress_.step),
                      progress_.consumed_samples);
   while (progress_.step < last) {
     const auto begin = std::chrono::steady_clock::now();

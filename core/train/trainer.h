@@ -8,10 +8,8 @@
 
 #include "comm/communicator.h"
 #include "core/config/config.h"
-#include "core/optim/optimizer.h"
-#include "core/parallel/gradient_reducer.h"
 #include "core/train/data_source.h"
-#include "core/train/model_runner.h"
+#include "core/train/engine.h"
 #include "core/train/run_state.h"
 #include "core/train/signals.h"
 #include "core/train/training_log.h"
@@ -27,7 +25,7 @@ enum class StopReason : std::uint8_t {
 
 class Trainer {
  public:
-  /// `config` is resolved for group.size() ranks, with the vocabulary size known; `config_text` is
+  /// `config` is resolved for world.size() ranks, with the vocabulary size known; `config_text` is
   /// what checkpoints keep. Opens data, builds the model, and initialises it or resumes:
   ///  - the run's own directory (checkpoint.save) holds checkpoints: continue there;
   ///  - otherwise checkpoint.load: continue from it (or take its weights, finetune); an Error when
@@ -35,13 +33,13 @@ class Trainer {
   ///    holds none;
   ///  - otherwise start at step 0.
   /// Collective; throws Error.
-  Trainer(Communicator& group, const Config& config, std::string config_text);
+  Trainer(Communicator& world, const Config& config, std::string config_text);
   ~Trainer();
 
   StopReason run();
 
   const Progress& progress() const { return progress_; }
-  const Transformer& model() const { return model_; }
+  const Transformer& model() const { return engine_->model(); }
 
  private:
   struct StepResult {
@@ -61,16 +59,11 @@ class Trainer {
   double evaluate();
   void save();
 
-  Communicator& group_;
+  Communicator& world_;
   Config config_;
   std::string config_text_;
-  std::unique_ptr<Backend> ops_;
-  std::unique_ptr<Stream> stream_;
   RunData data_;
-  Transformer model_;
-  std::optional<Optimizer> optimizer_;
-  std::optional<ModelRunner> runner_;
-  std::optional<GradientReducer> reducer_;
+  std::optional<Engine> engine_;
   std::unique_ptr<TrainingLog> log_;
   Progress progress_;
   std::string resumed_from_;  // path of the checkpoint; empty: none

@@ -45,7 +45,7 @@ class BackwardTask {
   using S = typename P::Simd;
   using F = typename P::F;
   using Word = typename P::Word;
-  static constexpr std::int64_t kRows = S::kTileRows;
+  static constexpr std::int64_t kRows = kTileRows<S>;
   static constexpr std::int64_t kKeys = P::kKeyBlock;
   static constexpr int kVectors = P::kScoreVectors;
   static constexpr std::int64_t kPrefetchRows = 12;  // for one score tile
@@ -93,10 +93,10 @@ class BackwardTask {
     const std::int64_t sample = row / p_.heads / p_.query_length;
     const T* out = reinterpret_cast<const T*>(t_.out) + row * p_.head_dim;
     const T* dout = reinterpret_cast<const T*>(t_.dout) + row * p_.head_dim;
-    F sum = S::zero();
+    F sum = simd::Floats{};
     for (std::int64_t d = 0; d < p_.head_dim; d += kLanes) {
-      sum = S::fma(S::load_elements(out + d, p_.head_dim - d),
-                   S::load_elements(dout + d, p_.head_dim - d), sum);
+      sum = S::multiply_add(S::load_elements(out + d, p_.head_dim - d),
+                            S::load_elements(dout + d, p_.head_dim - d), sum);
     }
     t_.delta[(sample * p_.heads + head) * p_.query_length + query] = S::reduce_add(sum);
   }
@@ -248,16 +248,16 @@ class BackwardTask {
     clear(acc);
     multiply<P, kRows, V, Left::rows>(acc, q_rows_ + r * word_ld_, word_ld_, keys_t_ + v * kLanes,
                                       kKeys, steps_);
-    const F scale = S::set1(p_.scale * std::numbers::log2e_v<float>);
+    const F scale = simd::broadcast(p_.scale * std::numbers::log2e_v<float>);
 #pragma GCC unroll 16
     for (std::int64_t i = 0; i < kRows; ++i) {
-      const F shift = S::set1(-lse2_[r + i]);
+      const F shift = simd::broadcast(-lse2_[r + i]);
 #pragma GCC unroll 4
       for (int u = 0; u < V; ++u) {
-        F p = S::template exp2<P::kExpDegree>(S::fma(acc[i][u], scale, shift));
+        F p = simd::exp2<S, P::kExpDegree>(S::multiply_add(acc[i][u], scale, shift));
         if constexpr (kMasked) {
           const std::int64_t seen = std::min(n, r + i + diagonal + 1) - (v + u) * kLanes;
-          p = S::select(S::lanes_below(seen), p, S::zero());
+          p = S::select(S::lanes_below(seen), p, simd::Floats{});
         }
         S::store(&probs[i][u * kLanes], p);
         acc[i][u] = kDropout ? p * keep(r + i, v + u) : p;
@@ -269,7 +269,7 @@ class BackwardTask {
                                       values_t_ + v * kLanes, kKeys, steps_);
 #pragma GCC unroll 16
     for (std::int64_t i = 0; i < kRows; ++i) {
-      const F delta = S::set1(delta_[r + i]);
+      const F delta = simd::broadcast(delta_[r + i]);
 #pragma GCC unroll 4
       for (int u = 0; u < V; ++u) {
         if constexpr (kDropout) acc[i][u] = acc[i][u] * keep(r + i, v + u);
@@ -277,7 +277,7 @@ class BackwardTask {
       }
       if constexpr (P::kPair > 1) {
         P::store_row(ds_rows_ + (r + i) * (kKeys / P::kPair) + v * kLanes / P::kPair, acc[i][0],
-                     V > 1 ? acc[i][V - 1] : S::zero());
+                     V > 1 ? acc[i][V - 1] : simd::Floats{});
       }
     }
     store_columns(acc, ds_columns_, r, v);
@@ -288,7 +288,7 @@ class BackwardTask {
 #pragma GCC unroll 16
     for (auto& row : acc) {
 #pragma GCC unroll 4
-      for (F& x : row) x = S::zero();
+      for (F& x : row) x = simd::Floats{};
     }
   }
   NEOX_INLINE F keep(std::int64_t row, std::int64_t vector) const {
@@ -344,7 +344,7 @@ class BackwardTask {
 
   void write(const Heads& to, std::int64_t sample, std::int64_t first, std::int64_t head,
              std::int64_t count, const float* from, float scale) const {
-    const F factor = S::set1(scale);
+    const F factor = simd::broadcast(scale);
     for (std::int64_t i = 0; i < count; ++i) {
       T* row = row_of<T>(to, sample, first + i, head);
       for (std::int64_t d = 0; d < p_.head_dim; d += kLanes) {

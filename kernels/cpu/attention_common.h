@@ -104,13 +104,13 @@ void dispatch(AttentionKernels kernels, DType dtype, F&& f) {
   visit_float(dtype, [&](auto zero) {
     using T = decltype(zero);
     if (kernels == AttentionKernels::portable) {
-      f.template operator()<FloatProduct<Portable>, T>();
+      f.template operator()<FloatProduct<simd::Portable>, T>();
 #ifdef NEOX_ATTENTION_BF16
     } else if constexpr (std::is_same_v<T, bf16>) {
       f.template operator()<Bf16Product, T>();
 #endif
     } else {
-      f.template operator()<FloatProduct<BestSimd>, T>();
+      f.template operator()<FloatProduct<simd::Best>, T>();
     }
   });
 }

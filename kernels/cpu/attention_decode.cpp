@@ -18,30 +18,30 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 template <class P, class T>
 typename P::F dots(const typename P::Word* q, const T* k, std::int64_t stride, std::int64_t count,
                    std::int64_t dim) {
-  using S = typename P::Simd;
   typename P::F sums[kLanes];
   for (std::int64_t i = 0; i < kLanes; ++i) {
-    sums[i] = S::zero();
+    sums[i] = simd::Floats{};
     if (i >= count) continue;
     const T* row = k + i * stride;
     for (std::int64_t d = 0; d < dim; d += kLanes * P::kPair) {
       sums[i] = P::multiply_add(sums[i], P::load(q + d / P::kPair), P::load_row(row + d, dim - d));
     }
   }
-  return S::reduce_add_each(sums);
+  return simd::sum_each(sums);
 }
 
 /// out[0..16 V) = out * factor + sum_j probs[j] v[j].
 template <class S, int V, class T>
 void add_values(float* out, float factor, const float* probs, const T* v, std::int64_t stride,
                 std::int64_t count, std::int64_t dim) {
-  typename S::F acc[V];
-  for (int i = 0; i < V; ++i) acc[i] = S::load(out + i * kLanes) * S::set1(factor);
+  simd::Floats acc[V];
+  for (int i = 0; i < V; ++i) acc[i] = S::load(out + i * kLanes) * simd::broadcast(factor);
   for (std::int64_t j = 0; j < count; ++j) {
-    const auto p = S::set1(probs[j]);
+    const auto p = simd::broadcast(probs[j]);
 #pragma GCC unroll 4
     for (int i = 0; i < V; ++i) {
-      acc[i] = S::fma(p, S::load_elements(v + j * stride + i * kLanes, dim - i * kLanes), acc[i]);
+      acc[i] = S::multiply_add(p, S::load_elements(v + j * stride + i * kLanes, dim - i * kLanes),
+                               acc[i]);
     }
   }
   for (int i = 0; i < V; ++i) S::store(out + i * kLanes, acc[i]);
@@ -65,12 +65,13 @@ void add_keys(DecodeState& state, const typename P::Word* q, const T* k, std::in
   for (std::int64_t j = 0; j < count; j += kLanes) {
     const auto d = dots<P>(q, k + j * k_stride, k_stride, count - j, dim);
     const auto seen = S::lanes_below(count - j);
-    S::store(scores + j, S::select(seen, d * S::set1(log2_scale), S::set1(kMinusInfinity)));
+    S::store(scores + j,
+             S::select(seen, d * simd::broadcast(log2_scale), simd::broadcast(kMinusInfinity)));
   }
   for (std::int64_t j = 0; j < count; ++j) most = std::max(most, scores[j]);
-  auto sum = S::zero();
+  auto sum = simd::Floats{};
   for (std::int64_t j = 0; j < count; j += kLanes) {
-    const auto p = S::template exp2<6>(S::load(scores + j) - S::set1(most));
+    const auto p = simd::exp2<S, 6>(S::load(scores + j) - simd::broadcast(most));
     sum = sum + p;
     S::store(scores + j, p);
   }
@@ -168,10 +169,10 @@ class Decode {
     float total = 0.0f;
     for (std::int64_t c = 0; c < chunks_; ++c) total += sum[c] * std::exp2(max[c] - most);
     for (std::int64_t d = 0; d < p_.head_dim; d += kLanes) {
-      auto value = S::zero();
+      auto value = simd::Floats{};
       for (std::int64_t c = 0; c < chunks_; ++c) {
-        const auto weight = S::set1(std::exp2(max[c] - most) / total);
-        value = S::fma(S::load(merged + c * dim_ + d), weight, value);
+        const auto weight = simd::broadcast(std::exp2(max[c] - most) / total);
+        value = S::multiply_add(S::load(merged + c * dim_ + d), weight, value);
       }
       S::store_elements(reinterpret_cast<T*>(out.data) + row * p_.head_dim + d, value,
                         p_.head_dim - d);

@@ -53,7 +53,7 @@ class ForwardTask {
   using S = typename P::Simd;
   using F = typename P::F;
   using Word = typename P::Word;
-  static constexpr std::int64_t kRows = S::kTileRows;
+  static constexpr std::int64_t kRows = kTileRows<S>;
 
  public:
   ForwardTask(const AttentionProblem& p, std::int64_t tiles, std::byte* memory)
@@ -133,7 +133,7 @@ class ForwardTask {
       if (end > 0) {
         softmax(t * kQueryBlock + v, v, end, diagonal + v, rescale + v);
       } else {
-        S::store(rescale + v, S::set1(1.0f));
+        S::store(rescale + v, simd::broadcast(1.0f));
       }
     }
     multiply_block<P, Left::columns, Into::rescale>(
@@ -177,9 +177,10 @@ class ForwardTask {
     const std::int64_t padded = round_up(end, P::kPair);
     for (std::int64_t j = std::max<std::int64_t>(0, diagonal + 1); j < end; ++j) {
       float* at = column + j * kQueryBlock;
-      S::store(at, S::select(S::lanes_from(j - diagonal), S::load(at), S::set1(kMinusInfinity)));
+      S::store(
+          at, S::select(S::lanes_from(j - diagonal), S::load(at), simd::broadcast(kMinusInfinity)));
     }
-    if (padded > end) S::store(column + end * kQueryBlock, S::set1(kMinusInfinity));
+    if (padded > end) S::store(column + end * kQueryBlock, simd::broadcast(kMinusInfinity));
     const F old = S::load(max_ + state);
     F most[4] = {old, old, old, old};
     std::int64_t j = 0;
@@ -191,26 +192,26 @@ class ForwardTask {
     for (; j < end; ++j) most[0] = S::max(most[0], S::load(column + j * kQueryBlock));
     const F now = S::max(S::max(most[0], most[1]), S::max(most[2], most[3]));
     S::store(max_ + state, now);
-    const F scale = S::set1(log2_scale_);
-    const F shift = S::zero() - now * scale;
-    const F factor = S::template exp2<P::kExpDegree>(S::fma(old, scale, shift));
+    const F scale = simd::broadcast(log2_scale_);
+    const F shift = simd::Floats{} - now * scale;
+    const F factor = simd::exp2<S, P::kExpDegree>(S::multiply_add(old, scale, shift));
     S::store(rescale, factor);
     const F sum = keep_ == nullptr ? exponentials<false>(v, padded, scale, shift)
                                    : exponentials<true>(v, padded, scale, shift);
-    S::store(sum_ + state, S::fma(S::load(sum_ + state), factor, sum));
+    S::store(sum_ + state, S::multiply_add(S::load(sum_ + state), factor, sum));
   }
 
   // probs = exp2(scores * scale + shift), times the dropout factors; returns the sum before those.
   template <bool kDropout>
   F exponentials(std::int64_t v, std::int64_t padded, F scale, F shift) {
     F sums[P::kPair];
-    for (auto& s : sums) s = S::zero();
+    for (auto& s : sums) s = simd::Floats{};
     for (std::int64_t j = 0; j < padded; j += P::kPair) {
       F prob[P::kPair];
 #pragma GCC unroll 2
       for (int i = 0; i < P::kPair; ++i) {
         const F score = S::load(scores_ + (j + i) * kQueryBlock + v);
-        prob[i] = S::template exp2<P::kExpDegree>(S::fma(score, scale, shift));
+        prob[i] = simd::exp2<S, P::kExpDegree>(S::multiply_add(score, scale, shift));
         sums[i] = sums[i] + prob[i];
         if constexpr (kDropout) prob[i] = prob[i] * S::load(keep_ + (j + i) * kQueryBlock + v);
       }
@@ -238,9 +239,10 @@ class ForwardTask {
     lse += (sample * p_.heads + tile.head) * p_.query_length + tile.first;
     for (std::int64_t i = 0; i < tile.count; i += kLanes) {
       const std::int64_t state = t * kQueryBlock + i;
-      const F log2_sum =
-          S::fma(S::load(max_ + state), S::set1(log2_scale_), log2<S>(S::load(sum_ + state)));
-      S::store_elements(lse + i, log2_sum * S::set1(std::numbers::ln2_v<float>), tile.count - i);
+      const F log2_sum = S::multiply_add(S::load(max_ + state), simd::broadcast(log2_scale_),
+                                         simd::log2(S::load(sum_ + state)));
+      S::store_elements(lse + i, log2_sum * simd::broadcast(std::numbers::ln2_v<float>),
+                        tile.count - i);
     }
   }
 
@@ -251,7 +253,7 @@ class ForwardTask {
       const std::int64_t state = t * kQueryBlock + i;
       T* to = reinterpret_cast<T*>(out.data) + (sample * p_.query_length + tile.first + i) * width +
               tile.head * p_.head_dim;
-      const F norm = S::set1(1.0f / sum_[state]);
+      const F norm = simd::broadcast(1.0f / sum_[state]);
       for (std::int64_t d = 0; d < p_.head_dim; d += kLanes) {
         S::store_elements(to + d, S::load(out_ + state * value_ld_ + d) * norm, p_.head_dim - d);
       }

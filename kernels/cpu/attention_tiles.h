@@ -5,9 +5,24 @@
 // contraction. The right operand is packed [k][n] words, so that 16 columns are one vector; words
 // of the left operand are broadcast. Packed rows and columns past the data are zero.
 
-#include "kernels/cpu/attention_simd.h"
+#include "kernels/cpu/simd_math.h"
 
 namespace neox::cpu {
+
+using simd::kLanes;
+
+/// Rows and vectors of a product tile: as many accumulators as the registers hold. Portable code
+/// has to live with 16 registers of 32 bytes.
+template <class Simd>
+inline constexpr int kTileRows = 4;
+template <class Simd>
+inline constexpr int kTileVectors = 1;
+#ifdef NEOX_AVX512
+template <>
+inline constexpr int kTileRows<simd::Avx512> = 8;
+template <>
+inline constexpr int kTileVectors<simd::Avx512> = 3;
+#endif
 
 constexpr std::int64_t round_up(std::int64_t x, std::int64_t step) {
   return (x + step - 1) / step * step;
@@ -25,16 +40,16 @@ constexpr std::int64_t floor_div(std::int64_t x, std::int64_t y) {
 template <class SimdT>
 struct FloatProduct {
   using Simd = SimdT;
-  using F = typename Simd::F;
+  using F = simd::Floats;
   using Word = float;
   static constexpr int kPair = 1;
   static constexpr int kExpDegree = 6;
-  static constexpr std::int64_t kKeyBlock = 64;
-  static constexpr int kScoreVectors = std::min(2, Simd::kTileVectors);
+  static constexpr std::int64_t kKeyBlock = 128;
+  static constexpr int kScoreVectors = std::min(2, kTileVectors<Simd>);
 
-  static NEOX_INLINE F broadcast(const float* a) { return Simd::set1(*a); }
+  static NEOX_INLINE F broadcast(const float* a) { return simd::broadcast(*a); }
   static NEOX_INLINE F load(const float* b) { return Simd::load(b); }
-  static NEOX_INLINE F multiply_add(F acc, F a, F b) { return Simd::fma(a, b, acc); }
+  static NEOX_INLINE F multiply_add(F acc, F a, F b) { return Simd::multiply_add(a, b, acc); }
   /// Words [k, 16 columns] from `kPair` rows along k.
   static NEOX_INLINE void store_words(float* to, const F* rows) { Simd::store(to, rows[0]); }
 
@@ -70,10 +85,10 @@ struct FloatProduct {
         F v[kLanes];
 #pragma GCC unroll 16
         for (std::int64_t i = 0; i < kLanes; ++i) {
-          v[i] =
-              r + i < n ? Simd::load_elements(from + (r + i) * stride + d, dim - d) : Simd::zero();
+          v[i] = r + i < n ? Simd::load_elements(from + (r + i) * stride + d, dim - d)
+                           : simd::Floats{};
         }
-        Simd::transpose(v);
+        simd::transpose(v);
 #pragma GCC unroll 16
         for (std::int64_t i = 0; i < kLanes; ++i) Simd::store(to + (d + i) * ld + r, v[i]);
       }
@@ -81,12 +96,12 @@ struct FloatProduct {
   }
 };
 
-#if defined(NEOX_ATTENTION_AVX512) && defined(__AVX512BF16__)
+#if defined(NEOX_AVX512) && defined(__AVX512BF16__)
 #define NEOX_ATTENTION_BF16 1
 /// Products of bf16 pairs summed in float: vdpbf16ps.
 struct Bf16Product {
-  using Simd = Avx512;
-  using F = __m512;
+  using Simd = simd::Avx512;
+  using F = simd::Floats;
   using Word = std::uint32_t;
   static constexpr int kPair = 2;
   static constexpr int kExpDegree = 4;
@@ -162,7 +177,7 @@ struct Bf16Product {
                                          ? load_pairs(from + (r + i) * stride + 2 * w, dim - 2 * w)
                                          : _mm512_setzero_si512());
         }
-        Simd::transpose(v);
+        simd::transpose(v);
 #pragma GCC unroll 16
         for (std::int64_t i = 0; i < kLanes; ++i) {
           _mm512_storeu_ps(to + (w + i) * ld + r, v[i]);
@@ -202,12 +217,12 @@ __attribute__((noinline)) void multiply_tile(const typename P::Word* a, std::int
                                              std::int64_t steps, float* c, std::int64_t ldc,
                                              const float* scale) {
   using S = typename P::Simd;
-  constexpr int kRows = S::kTileRows;
+  constexpr int kRows = kTileRows<S>;
   typename P::F acc[kRows][V];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) acc[r][v] = S::zero();
+    for (int v = 0; v < V; ++v) acc[r][v] = simd::Floats{};
   }
   multiply<P, kRows, V, kLeft>(acc, a, lda, b, ldb, steps);
 #pragma GCC unroll 16
@@ -218,7 +233,7 @@ __attribute__((noinline)) void multiply_tile(const typename P::Word* a, std::int
       if constexpr (kInto == Into::add) {
         acc[r][v] = acc[r][v] + S::load(at);
       } else if constexpr (kInto == Into::rescale) {
-        acc[r][v] = S::fma(S::load(at), S::set1(scale[r]), acc[r][v]);
+        acc[r][v] = S::multiply_add(S::load(at), simd::broadcast(scale[r]), acc[r][v]);
       }
       S::store(at, acc[r][v]);
     }
@@ -237,12 +252,12 @@ template <class P, Left kLeft, Into kInto, class StepsOf>
 void multiply_block(std::int64_t rows, std::int64_t vectors, const typename P::Word* a,
                     std::int64_t lda, const typename P::Word* b, std::int64_t ldb, float* c,
                     std::int64_t ldc, const float* scale, StepsOf steps) {
-  constexpr int kMost = P::Simd::kTileVectors;
+  constexpr int kMost = kTileVectors<typename P::Simd>;
   for (std::int64_t v = 0; v < vectors;) {
     const std::int64_t left = vectors - v;
     // 4 vectors as 2 + 2: two tiles of 3 + 1 would leave the second one short of work.
     const std::int64_t width = left == 4 ? std::min(2, kMost) : std::min<std::int64_t>(left, kMost);
-    for (std::int64_t r = 0; r < rows; r += P::Simd::kTileRows) {
+    for (std::int64_t r = 0; r < rows; r += kTileRows<typename P::Simd>) {
       const Steps s = steps(r, v, width);
       if (s.first >= s.last) continue;
       const auto* left_at = a + (kLeft == Left::rows ? r * lda + s.first : s.first * lda + r);

@@ -61,17 +61,26 @@ class CpuBackend final : public Backend {
   void cast(Stream&, ConstTensor x, Tensor y) const override;
   void add_into(Stream&, ConstTensor x, Tensor y) const override;
 
-  void embedding(Stream&, ConstTensor ids, ConstTensor table, ConstTensor positions,
-                 ConstTensor position_table, Tensor y) const override;
-  void embedding_backward(Stream&, ConstTensor ids, ConstTensor dy, Tensor dtable) const override;
+  void embedding(Stream&, ConstTensor ids, ConstTensor table, std::int64_t first_id,
+                 ConstTensor positions, ConstTensor position_table, Tensor y) const override;
+  void embedding_backward(Stream&, ConstTensor ids, ConstTensor dy, std::int64_t first_id,
+                          Tensor dtable) const override;
 
   void cross_entropy(Stream&, ConstTensor logits, ConstTensor labels, ConstTensor weights,
                      std::int64_t valid_vocab, Tensor losses, Tensor dlogits) const override;
+  void cross_entropy_partial(Stream&, ConstTensor logits, ConstTensor labels, ConstTensor weights,
+                             std::int64_t first_column, std::int64_t valid_columns,
+                             Tensor stats) const override;
+  void cross_entropy_combine(Stream&, ConstTensor logits, ConstTensor labels, ConstTensor weights,
+                             std::int64_t first_column, std::int64_t valid_columns,
+                             ConstTensor parts, Tensor losses, Tensor dlogits) const override;
 
   void adamw(Stream&, const AdamW&, ConstTensor grad, ConstTensor grad_scale, Tensor main, Tensor m,
              Tensor v, Tensor weights) const override;
   void square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
   void clip_scale(Stream&, ConstTensor square_sum, float max_norm, Tensor scale) const override;
+
+  void hash(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
 
  private:
   std::unique_ptr<CpuGemm> gemm_;

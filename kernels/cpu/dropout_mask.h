@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "kernels/cpu/simd_math.h"
-#include "kernels/elementwise.h"
+#include "kernels/dropout.h"
 
 namespace neox::simd {
 
@@ -12,7 +12,7 @@ using Longs = std::uint64_t __attribute__((vector_size(64)));
 
 /// Products of the lower halves of the lanes.
 inline Longs multiply_lower(Longs a, std::uint32_t b) {
-#ifdef __AVX512F__
+#ifdef NEOX_AVX512
   return std::bit_cast<Longs>(
       _mm512_maskz_mul_epu32(0xff, std::bit_cast<__m512i>(a), _mm512_set1_epi64(std::int64_t{b})));
 #else
@@ -51,13 +51,9 @@ inline void philox_block(RngKey key, std::uint64_t counter, std::uint32_t* words
   philox_eight(key, counter + 8, words + 32);
 }
 
-/// Keeps an element when uniform01(word) >= p, decided on integers: word >> 8 >= ceil(p 2^24).
-struct KeepRule {
-  std::int32_t threshold;
-  float scale;
-  explicit KeepRule(float p)
-      : threshold(static_cast<std::int32_t>(std::ceil(static_cast<double>(p) * 0x1p24))),
-        scale(1.0f / (1.0f - p)) {}
+/// The rule of kernels/dropout.h for vectors.
+struct KeepRule : neox::KeepRule {
+  using neox::KeepRule::KeepRule;
   Floats apply(Words words, Floats x) const {
     return std::bit_cast<Ints>(words >> 8) >= threshold ? x * scale : Floats{};
   }
@@ -91,12 +87,5 @@ class DropoutDraws {
   std::int64_t skip_ = 0;
   std::uint32_t words_[kPhiloxBlock + kLanes] = {};  // the last lanes may read beyond the draws
 };
-
-/// Global index of the first element of row r (formula: kernels/elementwise.h).
-inline std::int64_t first_element(const Dropout& d, std::int64_t row, std::int64_t width) {
-  const std::int64_t sample = d.first_sample + row / d.local_seq;
-  const std::int64_t position = d.first_position + row % d.local_seq;
-  return (sample * d.global_seq + position) * width;
-}
 
 }  // namespace neox::simd

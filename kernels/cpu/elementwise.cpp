@@ -20,7 +20,7 @@ struct RowDropout {
 template <>
 struct RowDropout<true> {
   RowDropout(const Dropout& dropout, std::int64_t row, std::int64_t width)
-      : draws(dropout), base(simd::first_element(dropout, row, width)) {}
+      : draws(dropout), base(first_element(dropout, row, width)) {}
   /// Makes ready the draws of columns [column, column + n) and returns n.
   std::int64_t prepare(std::int64_t column) { return draws.prepare(base + column); }
   /// Dropout of the lanes whose first is `offset` columns after the last prepare()'s.
@@ -153,10 +153,13 @@ void CpuBackend::residual_add(Stream&, ConstTensor residual, ConstTensor a,
   const SumArguments args{residual, a, b, dropout_a, dropout_b, y};
   visit_float(y.dtype, [&](auto zero) {
     using T = decltype(zero);
-    with_flag(dropout_a.p > 0.0f, [&](auto drop_a) {
-      with_flag(b && dropout_b.p > 0.0f, [&](auto drop_b) {
-        with_flag(static_cast<bool>(b),
-                  [&](auto has_b) { dropout_sum<T, true, has_b(), drop_a(), drop_b()>(args); });
+    with_flag(static_cast<bool>(residual), [&](auto has_residual) {
+      with_flag(dropout_a.p > 0.0f, [&](auto drop_a) {
+        with_flag(b && dropout_b.p > 0.0f, [&](auto drop_b) {
+          with_flag(static_cast<bool>(b), [&](auto has_b) {
+            dropout_sum<T, has_residual(), has_b(), drop_a(), drop_b()>(args);
+          });
+        });
       });
     });
   });

@@ -15,6 +15,10 @@ constexpr std::size_t kLargeCopy = std::size_t{32} << 20;
 constexpr std::int64_t kSliceBytes = std::int64_t{16} << 20;
 // Rows of one weight-gradient product; more are accumulated, so that scratch memory stays bounded.
 constexpr std::int64_t kMaxGradientRows = 2048;
+// f32 products over so long a contraction (dx of an output layer) are fastest on the plain weights,
+// this many columns at a time: the library then copies blocks that fit the cache.
+constexpr std::int64_t kLongContraction = 16384;
+constexpr std::int64_t kLongContractionColumns = 384;
 
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -152,6 +156,16 @@ void CpuGemm::backward_input(ConstTensor dy, ConstTensor w, Tensor dx, bool accu
 }
 
 void CpuGemm::multiply_weights(const WeightProduct& product) {
+  const MatmulProblem& plain = product.plain;
+  if (plain.rhs == Rhs::rows && plain.in == DType::f32 && plain.k >= kLongContraction) {
+    for (std::int64_t first = 0; first < plain.n; first += kLongContractionColumns) {
+      MatmulProblem columns = plain;
+      columns.n = std::min(kLongContractionColumns, plain.n - first);
+      matmul_.run(columns, product.a, product.w.data + first * element_size(plain.in), nullptr,
+                  product.c + first * element_size(plain.out));
+    }
+    return;
+  }
   if (product.plain.m >= kMinPackedRows) {
     MatmulProblem packed = product.plain;
     packed.rhs = Rhs::packed;

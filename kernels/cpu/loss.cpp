@@ -44,39 +44,78 @@ double log_sum_exp(const T* z, std::int64_t n) {
   return static_cast<double>(top) + std::log(sum);
 }
 
-/// d_j = (e^(z_j - lse) - [j == label]) weight; 0 from valid_vocab on. d may be z.
-template <class L, class D>
-void write_gradient(const L* z, D* d, std::int64_t columns, std::int64_t valid, double lse,
-                    std::int32_t label, float weight) {
-  const auto at_label =
-      (std::exp(static_cast<double>(static_cast<float>(z[label])) - lse) - 1.0) * weight;
-  // lse in two parts: one rounded to f32 would shift all probabilities of large logits alike.
-  const auto high = static_cast<float>(lse);
-  const auto low = static_cast<float>(lse - static_cast<double>(high));
-  simd::vector_for(0, valid, [&](auto lanes, std::int64_t i) {
-    lanes.store(d + i, simd::exp((lanes.load(z + i) - high) - low) * weight);
-  });
-  for (std::int64_t i = valid; i < columns; ++i) d[i] = D{};
-  d[label] = static_cast<D>(static_cast<float>(at_label));
-}
+/// The part of a vocabulary's columns that one rank holds.
+struct ColumnSlice {
+  std::int64_t first, columns, valid;
+  /// Column of a label here, or -1 when it lies elsewhere.
+  std::int64_t find(std::int64_t label) const {
+    const std::int64_t column = label - first;
+    return column >= 0 && column < valid ? column : -1;
+  }
+};
+
+struct RowStats {
+  double lse = 0;     ///< logsumexp of the valid columns
+  double target = 0;  ///< logit of the label
+};
 
 template <class L>
-float row_loss(const L* z, std::int64_t valid, std::int32_t label, double& lse) {
-  lse = log_sum_exp(z, valid);
-  return static_cast<float>(lse - static_cast<double>(static_cast<float>(z[label])));
+RowStats row_stats(const L* z, const ColumnSlice& slice, std::int64_t target) {
+  return {log_sum_exp(z, slice.valid),
+          target < 0 ? 0.0 : static_cast<double>(static_cast<float>(z[target]))};
 }
 
-}  // namespace
+/// Statistics of row `row` of all ranks together, from parts [ranks, rows, 2]. Of one rank's they
+/// are a copy: e^0 = 1 and log 1 = 0 are exact.
+RowStats combined_stats(const double* parts, std::int64_t ranks, std::int64_t rows,
+                        std::int64_t row) {
+  constexpr double kNone = -std::numeric_limits<double>::infinity();
+  double top = kNone, sum = 0, target = 0;
+  for (std::int64_t rank = 0; rank < ranks; ++rank) {
+    top = std::max(top, parts[(rank * rows + row) * 2]);
+  }
+  for (std::int64_t rank = 0; rank < ranks; ++rank) {
+    const double* part = parts + (rank * rows + row) * 2;
+    if (part[0] != kNone) sum += std::exp(part[0] - top);  // -inf - -inf is not a number
+    target += part[1];
+  }
+  return {top + std::log(sum), target};
+}
 
-void CpuBackend::cross_entropy(Stream&, ConstTensor logits, ConstTensor labels, ConstTensor weights,
-                               std::int64_t valid_vocab, Tensor losses, Tensor dlogits) const {
-  const std::int64_t rows = losses.numel(), columns = logits.cols();
-  const auto* label = labels.ptr<std::int32_t>();
-  const auto* weight = weights.ptr<float>();
-  auto* loss = losses.ptr<float>();
-  visit_float(logits.dtype, [&](auto logit_zero) {
+/// d_j = (e^(z_j - lse) - [j == target]) weight; 0 in the padding. target < 0: none here. d may be
+/// z.
+template <class L, class D>
+void write_gradient(const L* z, D* d, const ColumnSlice& slice, const RowStats& stats,
+                    std::int64_t target, float weight) {
+  // lse in two parts: one rounded to f32 would shift all probabilities of large logits alike.
+  const auto high = static_cast<float>(stats.lse);
+  const auto low = static_cast<float>(stats.lse - static_cast<double>(high));
+  simd::vector_for(0, slice.valid, [&](auto lanes, std::int64_t i) {
+    lanes.store(d + i, simd::exp((lanes.load(z + i) - high) - low) * weight);
+  });
+  for (std::int64_t i = slice.valid; i < slice.columns; ++i) d[i] = D{};
+  if (target < 0) return;
+  d[target] =
+      static_cast<D>(static_cast<float>((std::exp(stats.target - stats.lse) - 1.0) * weight));
+}
+
+struct LossArguments {
+  ConstTensor logits, labels, weights;
+  ColumnSlice slice;
+  Tensor losses, dlogits;
+};
+
+/// Losses and, where wanted, gradients of all rows; stats_of(logits of the row, row, column of the
+/// label here) gives the statistics of a whole row.
+template <class StatsOf>
+void losses_and_gradients(const LossArguments& args, StatsOf&& stats_of) {
+  const std::int64_t rows = args.losses.numel(), columns = args.slice.columns;
+  const auto* label = args.labels.ptr<std::int32_t>();
+  const auto* weight = args.weights.ptr<float>();
+  auto* loss = args.losses.ptr<float>();
+  visit_float(args.logits.dtype, [&](auto logit_zero) {
     using L = decltype(logit_zero);
-    const L* z = logits.ptr<L>();
+    const L* z = args.logits.ptr<L>();
     const auto run = [&](auto* d) {
       parallel_rows(rows, columns, [&](std::int64_t row) {
         using D = std::remove_pointer_t<decltype(d)>;
@@ -86,17 +125,61 @@ void CpuBackend::cross_entropy(Stream&, ConstTensor logits, ConstTensor labels, 
           if (gradient != nullptr) std::fill_n(gradient, columns, D{});
           return;
         }
-        double lse = 0;
-        loss[row] = row_loss(z + row * columns, valid_vocab, label[row], lse);
+        const std::int64_t target = args.slice.find(label[row]);
+        const RowStats stats = stats_of(z + row * columns, row, target);
+        loss[row] = static_cast<float>(stats.lse - stats.target);
         if (gradient == nullptr) return;
-        write_gradient(z + row * columns, gradient, columns, valid_vocab, lse, label[row],
-                       weight[row]);
+        write_gradient(z + row * columns, gradient, args.slice, stats, target, weight[row]);
       });
     };
-    if (!dlogits) return run(static_cast<float*>(nullptr));
-    visit_float(dlogits.dtype,
-                [&](auto zero) { run(dlogits.ptr<std::remove_cv_t<decltype(zero)>>()); });
+    if (!args.dlogits) return run(static_cast<float*>(nullptr));
+    visit_float(args.dlogits.dtype,
+                [&](auto zero) { run(args.dlogits.ptr<std::remove_cv_t<decltype(zero)>>()); });
   });
+}
+
+}  // namespace
+
+void CpuBackend::cross_entropy(Stream&, ConstTensor logits, ConstTensor labels, ConstTensor weights,
+                               std::int64_t valid_vocab, Tensor losses, Tensor dlogits) const {
+  const ColumnSlice all{0, logits.cols(), valid_vocab};
+  losses_and_gradients(
+      {logits, labels, weights, all, losses, dlogits},
+      [&](const auto* z, std::int64_t, std::int64_t target) { return row_stats(z, all, target); });
+}
+
+void CpuBackend::cross_entropy_partial(Stream&, ConstTensor logits, ConstTensor labels,
+                                       ConstTensor weights, std::int64_t first_column,
+                                       std::int64_t valid_columns, Tensor stats) const {
+  const ColumnSlice slice{first_column, logits.cols(), valid_columns};
+  const auto* label = labels.ptr<std::int32_t>();
+  const auto* weight = weights.ptr<float>();
+  auto* out = stats.ptr<double>();
+  visit_float(logits.dtype, [&](auto zero) {
+    using L = decltype(zero);
+    const L* z = logits.ptr<L>();
+    parallel_rows(weights.numel(), slice.columns, [&](std::int64_t row) {
+      RowStats of_row;
+      if (weight[row] != 0.0f) {
+        of_row = row_stats(z + row * slice.columns, slice, slice.find(label[row]));
+      }
+      out[2 * row] = of_row.lse;
+      out[2 * row + 1] = of_row.target;
+    });
+  });
+}
+
+void CpuBackend::cross_entropy_combine(Stream&, ConstTensor logits, ConstTensor labels,
+                                       ConstTensor weights, std::int64_t first_column,
+                                       std::int64_t valid_columns, ConstTensor parts, Tensor losses,
+                                       Tensor dlogits) const {
+  const std::int64_t ranks = parts.shape[0], rows = losses.numel();
+  const auto* of_ranks = parts.ptr<double>();
+  losses_and_gradients(
+      {logits, labels, weights, {first_column, logits.cols(), valid_columns}, losses, dlogits},
+      [&](const auto*, std::int64_t row, std::int64_t) {
+        return combined_stats(of_ranks, ranks, rows, row);
+      });
 }
 
 }  // namespace neox

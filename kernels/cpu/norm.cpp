@@ -21,9 +21,9 @@ float* scratch(std::int64_t floats) {
   return reinterpret_cast<float*>(buffer.data());
 }
 
-template <class T>
-const T* optional_ptr(ConstTensor t) {
-  return t ? t.ptr<T>() : nullptr;
+template <class T, bool Const>
+auto optional_ptr(BasicTensor<Const> t) {
+  return t ? t.template ptr<T>() : nullptr;
 }
 
 /// Sums over rows, for the gradients of weights: `sums` vectors of `width` floats for each of a few
@@ -99,7 +99,7 @@ void normalize(const T* x, const T* w, const T* b, float mean, float rstd, T* y,
 }
 
 /// Backward of xhat w (+ b) with xhat = (x - mean) rstd, where the mean is a constant 0 for
-/// rms_norm.
+/// rms_norm. What of it a call computes is known at compile time: nothing else is touched.
 template <class T, bool Centered>
 struct NormBackward {
   const T *dy, *x, *w;
@@ -109,22 +109,32 @@ struct NormBackward {
   std::int64_t h;
 
   // With g = dy w: dx = rstd (g - [centered] mean(g) - xhat mean(g xhat)).
-  void operator()(std::int64_t row, float* partial, bool bias) const {
+  // `partial` [1 or 2, h]: running sums of dy xhat and, with Bias, of dy.
+  template <bool Input, bool Weight, bool Bias>
+  void row(std::int64_t row, float* partial) const {
     const T *g_row = dy + row * h, *x_row = x + row * h;
     const float m = Centered ? mean[row] : 0.0f, r = rstd[row];
     Floats sum_g{}, sum_gx{};
     simd::vector_for(0, h, [&](auto lanes, std::int64_t i) {
       const Floats d = lanes.load(g_row + i);
       const Floats xhat = (lanes.load(x_row + i) - m) * r;
-      lanes.store(partial + i, lanes.load(partial + i) + d * xhat);
-      if (bias) lanes.store(partial + h + i, lanes.load(partial + h + i) + d);
-      const Floats g = d * lanes.load(w + i);
-      if constexpr (Centered) sum_g += g;
-      sum_gx += g * xhat;
+      if constexpr (Weight) lanes.store(partial + i, lanes.load(partial + i) + d * xhat);
+      if constexpr (Bias) lanes.store(partial + h + i, lanes.load(partial + h + i) + d);
+      if constexpr (Input) {
+        const Floats g = d * lanes.load(w + i);
+        if constexpr (Centered) sum_g += g;
+        sum_gx += g * xhat;
+      }
     });
-    const float inverse = 1.0f / static_cast<float>(h);
-    const float mean_g = Centered ? simd::sum(sum_g) * inverse : 0.0f;
-    const float mean_gx = simd::sum(sum_gx) * inverse;
+    if constexpr (Input) {
+      const float inverse = 1.0f / static_cast<float>(h);
+      write_input(row, Centered ? simd::sum(sum_g) * inverse : 0.0f, simd::sum(sum_gx) * inverse);
+    }
+  }
+
+  void write_input(std::int64_t row, float mean_g, float mean_gx) const {
+    const T *g_row = dy + row * h, *x_row = x + row * h;
+    const float m = Centered ? mean[row] : 0.0f, r = rstd[row];
     simd::vector_for(0, h, [&](auto lanes, std::int64_t i) {
       const Floats g = lanes.load(g_row + i) * lanes.load(w + i);
       const Floats xhat = (lanes.load(x_row + i) - m) * r;
@@ -132,6 +142,26 @@ struct NormBackward {
       if (residual_grad != nullptr) v += lanes.load(residual_grad + row * h + i);
       lanes.store(dx + row * h + i, v);
     });
+  }
+
+  template <bool Input, bool Bias>
+  void all_rows(std::int64_t rows, Tensor dw, Tensor db, bool accumulate) const {
+    const RowSums sums(rows, h, Bias ? 2 : 1);
+    sums.for_each_row([&](std::int64_t r, float* partial) { row<Input, true, Bias>(r, partial); });
+    sums.finish(0, dw, accumulate);
+    if constexpr (Bias) sums.finish(1, db, accumulate);
+  }
+
+  void run(std::int64_t rows, Tensor dw, Tensor db, bool accumulate) const {
+    if (!dw) {
+      parallel_rows(rows, h, [&](std::int64_t r) { row<true, false, false>(r, nullptr); });
+    } else if (dx == nullptr) {
+      db ? all_rows<false, true>(rows, dw, db, accumulate)
+         : all_rows<false, false>(rows, dw, db, accumulate);
+    } else {
+      db ? all_rows<true, true>(rows, dw, db, accumulate)
+         : all_rows<true, false>(rows, dw, db, accumulate);
+    }
   }
 };
 
@@ -157,19 +187,14 @@ void CpuBackend::layer_norm(Stream&, ConstTensor x, ConstTensor w, ConstTensor b
 void CpuBackend::layer_norm_backward(Stream&, ConstTensor dy, ConstTensor x, ConstTensor w,
                                      ConstTensor mean, ConstTensor rstd, ConstTensor residual_grad,
                                      Tensor dx, Tensor dw, Tensor db, bool accumulate) const {
-  const std::int64_t rows = x.rows(), h = x.cols();
-  const bool bias = static_cast<bool>(db);
-  const RowSums sums(rows, h, bias ? 2 : 1);
   visit_float(x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const NormBackward<T, true> backward{dy.ptr<T>(),       x.ptr<T>(),
-                                         w.ptr<T>(),        mean.ptr<float>(),
-                                         rstd.ptr<float>(), optional_ptr<T>(residual_grad),
-                                         dx.ptr<T>(),       h};
-    sums.for_each_row([&](std::int64_t row, float* partial) { backward(row, partial, bias); });
+    const NormBackward<T, true> backward{dy.ptr<T>(),         x.ptr<T>(),
+                                         optional_ptr<T>(w),  mean.ptr<float>(),
+                                         rstd.ptr<float>(),   optional_ptr<T>(residual_grad),
+                                         optional_ptr<T>(dx), x.cols()};
+    backward.run(x.rows(), dw, db, accumulate);
   });
-  sums.finish(0, dw, accumulate);
-  if (bias) sums.finish(1, db, accumulate);
 }
 
 void CpuBackend::rms_norm(Stream&, ConstTensor x, ConstTensor w, float eps, Tensor y,
@@ -191,17 +216,14 @@ void CpuBackend::rms_norm(Stream&, ConstTensor x, ConstTensor w, float eps, Tens
 void CpuBackend::rms_norm_backward(Stream&, ConstTensor dy, ConstTensor x, ConstTensor w,
                                    ConstTensor rstd, ConstTensor residual_grad, Tensor dx,
                                    Tensor dw, bool accumulate) const {
-  const std::int64_t rows = x.rows(), h = x.cols();
-  const RowSums sums(rows, h, 1);
   visit_float(x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const NormBackward<T, false> backward{dy.ptr<T>(),       x.ptr<T>(),
-                                          w.ptr<T>(),        nullptr,
-                                          rstd.ptr<float>(), optional_ptr<T>(residual_grad),
-                                          dx.ptr<T>(),       h};
-    sums.for_each_row([&](std::int64_t row, float* partial) { backward(row, partial, false); });
+    const NormBackward<T, false> backward{dy.ptr<T>(),         x.ptr<T>(),
+                                          optional_ptr<T>(w),  nullptr,
+                                          rstd.ptr<float>(),   optional_ptr<T>(residual_grad),
+                                          optional_ptr<T>(dx), x.cols()};
+    backward.run(x.rows(), dw, {}, accumulate);
   });
-  sums.finish(0, dw, accumulate);
 }
 
 }  // namespace neox

@@ -139,9 +139,9 @@ void CpuBackend::square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate)
     sums[static_cast<std::size_t>(b)] =
         sum_of_squares(data + b * block, std::min(block, n - b * block));
   }
-  double total = accumulate ? *out.ptr<double>() : 0.0;
+  double total = 0.0;
   for (std::int64_t b = 0; b < blocks; ++b) total += sums[static_cast<std::size_t>(b)];
-  *out.ptr<double>() = total;
+  *out.ptr<double>() = accumulate ? *out.ptr<double>() + total : total;
 }
 
 void CpuBackend::clip_scale(Stream&, ConstTensor square_sum, float max_norm, Tensor scale) const {

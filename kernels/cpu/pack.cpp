@@ -2,22 +2,16 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <cstring>
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
+#include "kernels/cpu/simd.h"
 
 namespace neox {
 namespace {
 
-// GCC and clang vector extensions: 16 words, one AVX-512 register; narrower machines get it in
-// pieces.
-using Words = std::uint32_t __attribute__((vector_size(64)));
-using Halves = std::uint16_t __attribute__((vector_size(32)));
-using Floats = float __attribute__((vector_size(64)));
-using Tile = std::array<Words, 16>;
+using simd::Floats;
+using simd::HalfWords;
+using simd::Words;
+using Tile = Words[16];
 constexpr std::int64_t kTile = 16;
 
 template <class V>
@@ -30,7 +24,7 @@ V load(const void* from) {
 // Packed matrices are written in whole cache lines and read much later: not reading the lines first
 // and not keeping them saves more than half of the memory traffic.
 inline void store_streaming(std::uint32_t* to, Words v) {
-#ifdef __AVX512F__
+#ifdef NEOX_AVX512
   _mm512_stream_si512(reinterpret_cast<__m512i*>(to), std::bit_cast<__m512i>(v));
 #else
   std::memcpy(to, &v, sizeof(v));
@@ -39,46 +33,9 @@ inline void store_streaming(std::uint32_t* to, Words v) {
 
 // Makes a thread's streaming stores visible to the others.
 inline void finish_streaming() {
-#ifdef __AVX512F__
+#ifdef NEOX_AVX512
   _mm_sfence();
 #endif
-}
-
-// 16 x 16 words, in the classic four rounds: 32-bit and 64-bit interleaves, then 128-bit lanes.
-void transpose_tile(Tile& t) {
-  Tile u;
-  for (std::size_t i = 0; i < 16; i += 2) {
-    u[i] = __builtin_shuffle(t[i], t[i + 1],
-                             Words{0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29});
-    u[i + 1] = __builtin_shuffle(t[i], t[i + 1],
-                                 Words{2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31});
-  }
-  for (std::size_t i = 0; i < 16; i += 4) {
-    for (std::size_t j = 0; j < 2; ++j) {
-      t[i + 2 * j] = __builtin_shuffle(
-          u[i + j], u[i + j + 2], Words{0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29});
-      t[i + 2 * j + 1] =
-          __builtin_shuffle(u[i + j], u[i + j + 2],
-                            Words{2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31});
-    }
-  }
-  // t[4g + c] now holds, in lane l, rows 4g..4g+3 of column 4l + c.
-  const auto even_lanes = [](Words a, Words b) {
-    return __builtin_shuffle(a, b, Words{0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27});
-  };
-  const auto odd_lanes = [](Words a, Words b) {
-    return __builtin_shuffle(a, b,
-                             Words{4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31});
-  };
-  for (std::size_t c = 0; c < 4; ++c) {
-    const Words low_even = even_lanes(t[c], t[4 + c]), high_even = even_lanes(t[8 + c], t[12 + c]);
-    const Words low_odd = odd_lanes(t[c], t[4 + c]), high_odd = odd_lanes(t[8 + c], t[12 + c]);
-    u[c] = even_lanes(low_even, high_even);
-    u[4 + c] = even_lanes(low_odd, high_odd);
-    u[8 + c] = odd_lanes(low_even, high_even);
-    u[12 + c] = odd_lanes(low_odd, high_odd);
-  }
-  t = u;
 }
 
 // A source matrix seen as words (kw, c), kw counting words along k. Template arguments: elements
@@ -110,7 +67,7 @@ struct WordSource {
     if (!whole) return load_edge(kw, c, t);
 #pragma GCC unroll 16
     for (std::int64_t i = 0; i < kTile; ++i) {
-      Words& v = t[static_cast<std::size_t>(i)];
+      Words& v = t[i];
       if constexpr (kAlongRows) {
         const Element* row = data + (c + i) * ld + kw * kPair;
         __builtin_prefetch(row + 2 * kTile * kPair);
@@ -123,8 +80,8 @@ struct WordSource {
         const Element* row = data + 2 * (kw + i) * ld + c;
         __builtin_prefetch(row + 2 * kTile * ld);
         __builtin_prefetch(row + (2 * kTile + 1) * ld);
-        const Words low = __builtin_convertvector(load<Halves>(row), Words);
-        const Words high = __builtin_convertvector(load<Halves>(row + ld), Words);
+        const Words low = __builtin_convertvector(load<HalfWords>(row), Words);
+        const Words high = __builtin_convertvector(load<HalfWords>(row + ld), Words);
         v = low | high << 16;
       }
     }
@@ -133,7 +90,7 @@ struct WordSource {
   void load_edge(std::int64_t kw, std::int64_t c, Tile& t) const {
     for (std::int64_t i = 0; i < kTile; ++i) {
       for (std::int64_t j = 0; j < kTile; ++j) {
-        t[static_cast<std::size_t>(i)][j] = kAlongRows ? word(kw + j, c + i) : word(kw + i, c + j);
+        t[i][j] = kAlongRows ? word(kw + j, c + i) : word(kw + i, c + j);
       }
     }
   }
@@ -157,7 +114,7 @@ void pack(const void* source, std::int64_t ld, const PackedLayout& layout, void*
         for (std::int64_t column = 0; column < layout.n_block; column += kTile) {
           Tile t;
           from.load_tile(kt * kTile, b * layout.n_block + column, t);
-          if constexpr (kAlongRows) transpose_tile(t);
+          if constexpr (kAlongRows) simd::transpose(t);
           std::uint32_t* at = to + b * layout.n_stride + kt * layout.k_stride + column;
           for (const Words& row : t) {
             store_streaming(at, row);
@@ -201,10 +158,10 @@ void transpose_words(const WordSource<kPair, false>& from, std::uint32_t* out,
         Tile t;
         from.load_tile(kt * kTile, c, t);
         if (sums != nullptr) total += column_sum<kPair>(t);
-        transpose_tile(t);
+        simd::transpose(t);
         std::uint32_t* at = out + c * out_words + kt * kTile;
         for (std::int64_t j = 0; j < std::min(kTile, cols - c); ++j) {
-          std::memcpy(at + j * out_words, &t[static_cast<std::size_t>(j)], sizeof(Words));
+          std::memcpy(at + j * out_words, &t[j], sizeof(Words));
         }
       }
     }

@@ -10,13 +10,13 @@ namespace {
 
 template <class T>
 void rotate_row(T* x, const float* cosines, const float* sines, std::int64_t half, float sign) {
-  using S = BestSimd;
+  using S = simd::Best;
   for (std::int64_t c = 0; c < half; c += kLanes) {
     const std::int64_t n = half - c;
     const auto a = S::load_elements(x + c, n);
     const auto b = S::load_elements(x + half + c, n);
     const auto cosine = S::load_elements(cosines + c, n);
-    const auto sine = S::load_elements(sines + c, n) * S::set1(sign);
+    const auto sine = S::load_elements(sines + c, n) * simd::broadcast(sign);
     S::store_elements(x + c, a * cosine - b * sine, n);
     S::store_elements(x + half + c, b * cosine + a * sine, n);
   }

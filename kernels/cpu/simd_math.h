@@ -1,82 +1,9 @@
 #pragma once
-// Vectors of 16 floats in the compiler's own vector types (one AVX-512 register, or several smaller
-// ones: the same code everywhere), conversions from and to the storage types, and elementary
-// functions. Sums go in a fixed order, so results repeat.
+// Loops over vectors, and elementary functions of them.
 
-#include <cmath>
-#include <cstring>
-
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
-
-#include "core/base/dtype.h"
+#include "kernels/cpu/simd.h"
 
 namespace neox::simd {
-
-inline constexpr std::int64_t kLanes = 16;
-using Floats = float __attribute__((vector_size(64)));
-using Words = std::uint32_t __attribute__((vector_size(64)));
-using Ints = std::int32_t __attribute__((vector_size(64)));
-using HalfWords = std::uint16_t __attribute__((vector_size(32)));
-
-#ifdef __AVX512F__
-// The plain forms of some intrinsics make GCC 12 warn of an uninitialized variable in its own
-// header; those with a mask of all lanes compile to the same instructions.
-inline constexpr __mmask16 kAll = 0xffff;
-#endif
-
-inline Floats broadcast(float x) {
-  return Floats{} + x;
-}
-
-inline Floats load(const float* from) {
-  Floats v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
-}
-inline Floats load(const bf16* from) {
-  HalfWords half;
-  std::memcpy(&half, from, sizeof half);
-  return std::bit_cast<Floats>(__builtin_convertvector(half, Words) << 16);
-}
-inline Floats load(const f16* from) {
-#ifdef __AVX512F__
-  __m256i half;
-  std::memcpy(&half, from, sizeof half);
-  return std::bit_cast<Floats>(_mm512_maskz_cvtph_ps(kAll, half));
-#else
-  Floats v;
-  for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(from[i]);
-  return v;
-#endif
-}
-
-inline void store(float* to, Floats v) {
-  std::memcpy(to, &v, sizeof v);
-}
-/// Rounds as bf16(float) does, except that the CPU's instruction, where there is one, flushes
-/// denormals (below 1.2e-38) to 0. It is worth that: the integer form costs as much as exp.
-inline void store(bf16* to, Floats v) {
-#ifdef __AVX512BF16__
-  const __m256bh half = _mm512_maskz_cvtneps_pbh(kAll, std::bit_cast<__m512>(v));
-#else
-  const Words u = std::bit_cast<Words>(v);
-  const Words rounded = u + 0x7fffu + ((u >> 16) & 1u);
-  const Words quiet = u | 0x400000u;
-  const HalfWords half = __builtin_convertvector((v == v ? rounded : quiet) >> 16, HalfWords);
-#endif
-  std::memcpy(static_cast<void*>(to), &half, sizeof half);
-}
-inline void store(f16* to, Floats v) {
-#ifdef __AVX512F__
-  const __m256i half =
-      _mm512_maskz_cvtps_ph(kAll, std::bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT);
-  std::memcpy(static_cast<void*>(to), &half, sizeof half);
-#else
-  for (int i = 0; i < kLanes; ++i) to[i] = f16(v[i]);
-#endif
-}
 
 /// All lanes, or the first few at the end of a row: what vector_for hands to its body.
 struct AllLanes {
@@ -95,20 +22,13 @@ struct FirstLanes {
   std::int64_t count;
   template <class T>
   Floats load(const T* from) const {
-    T all[kLanes] = {};
-    std::memcpy(static_cast<void*>(all), from, static_cast<std::size_t>(count) * sizeof(T));
-    return simd::load(all);
+    return Best::load_elements(from, count);
   }
   template <class T>
   void store(T* to, Floats v) const {
-    T all[kLanes];
-    simd::store(all, v);
-    std::memcpy(static_cast<void*>(to), all, static_cast<std::size_t>(count) * sizeof(T));
+    Best::store_elements(to, v, count);
   }
-  Floats keep(Floats v) const {
-    constexpr Ints kIndex = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return kIndex < static_cast<std::int32_t>(count) ? v : Floats{};
-  }
+  Floats keep(Floats v) const { return Best::select(Best::lanes_below(count), v, Floats{}); }
 };
 
 /// body(lanes, i) for i = begin, begin + 16, ... < end.
@@ -119,61 +39,47 @@ inline void vector_for(std::int64_t begin, std::int64_t end, Body&& body) {
   if (i < end) body(FirstLanes{end - i}, i);
 }
 
-/// a where a > b, else b: so b where either is NaN.
-inline Floats max(Floats a, Floats b) {
-#ifdef __AVX512F__
-  return std::bit_cast<Floats>(
-      _mm512_maskz_max_ps(kAll, std::bit_cast<__m512>(a), std::bit_cast<__m512>(b)));
-#else
-  return a > b ? a : b;
-#endif
-}
-/// a where a < b, else b: so b where either is NaN.
-inline Floats min(Floats a, Floats b) {
-#ifdef __AVX512F__
-  return std::bit_cast<Floats>(
-      _mm512_maskz_min_ps(kAll, std::bit_cast<__m512>(a), std::bit_cast<__m512>(b)));
-#else
-  return a < b ? a : b;
-#endif
-}
-/// a b + c with one rounding.
-inline Floats fma(Floats a, Floats b, Floats c) {
-#ifdef __AVX512F__
-  return std::bit_cast<Floats>(_mm512_fmadd_ps(std::bit_cast<__m512>(a), std::bit_cast<__m512>(b),
-                                               std::bit_cast<__m512>(c)));
-#else
-  Floats v;
-  for (int i = 0; i < kLanes; ++i) v[i] = std::fma(a[i], b[i], c[i]);
-  return v;
-#endif
+/// Coefficients of 2^f on [-1/2, 1/2], lowest first: minimax in relative error (Remez).
+/// Degree 4 is good to 2.6e-6, ample for probabilities that are rounded to bf16; degree 6 to 2e-9,
+/// so that float rounding is all that is left.
+template <int kDegree>
+struct Exp2Coefficients;
+template <>
+struct Exp2Coefficients<4> {
+  static constexpr float c[] = {0x1.ffffe8p-1f, 0x1.62e0dcp-1f, 0x1.ec06dap-3f, 0x1.ca1440p-5f,
+                                0x1.3997d6p-7f};
+};
+template <>
+struct Exp2Coefficients<6> {
+  static constexpr float c[] = {0x1.000000p+0f, 0x1.62e430p-1f,  0x1.ebfbdap-3f, 0x1.c6aed4p-5f,
+                                0x1.3b2dbcp-7f, 0x1.5f456ap-10f, 0x1.41d334p-13f};
+};
+
+/// 2^x for x < 128, 0 where it underflows, NaN for NaN; S is Portable or Avx512.
+template <class S, int kDegree>
+NEOX_INLINE Floats exp2(Floats x) {
+  constexpr auto& c = Exp2Coefficients<kDegree>::c;
+  const Floats bounded = S::max(broadcast(-160.0f), x);  // keeps -inf from becoming inf - inf
+  const Floats n = S::round(bounded);
+  const Floats f = bounded - n;
+  Floats y = broadcast(c[kDegree]);
+#pragma GCC unroll 8
+  for (int i = kDegree - 1; i >= 0; --i) y = S::multiply_add(y, f, broadcast(c[i]));
+  return S::scale_by_power(y, n);
 }
 
-inline float sum(Floats v) {
-  float part[kLanes];
-  store(part, v);
-  for (std::int64_t half = kLanes / 2; half > 0; half /= 2) {
-    for (std::int64_t i = 0; i < half; ++i) part[i] += part[i + half];
-  }
-  return part[0];
-}
-inline float maximum(Floats v) {
-  float result = v[0];
-  for (int i = 1; i < kLanes; ++i) result = v[i] > result ? v[i] : result;
-  return result;
-}
-
-/// p 2^n for whole n in [-151, 129]; the result may be denormal or infinite.
-inline Floats scale_by_power(Floats p, Floats n) {
-#ifdef __AVX512F__
-  return std::bit_cast<Floats>(
-      _mm512_maskz_scalef_ps(kAll, std::bit_cast<__m512>(p), std::bit_cast<__m512>(n)));
-#else
-  const Ints whole = __builtin_convertvector(n, Ints);
-  const Ints half = whole >> 1;  // two steps: one factor alone may leave the range of exponents
-  return p * std::bit_cast<Floats>((half + 127) << 23) *
-         std::bit_cast<Floats>((whole - half + 127) << 23);
-#endif
+/// log2 of positive normal numbers, NaN for NaN: m 2^e with m in [1/sqrt 2, sqrt 2), and the series
+/// of artanh((m - 1) / (m + 1)), whose first dropped term is below 2^-31.
+NEOX_INLINE Floats log2(Floats x) {
+  const Ints bits = std::bit_cast<Ints>(x);
+  const Ints e = (bits - 0x3f3504f3) >> 23;  // 0x3f3504f3: 1/sqrt 2
+  const Floats m = x == x ? std::bit_cast<Floats>(bits - (e << 23)) : x;
+  const Floats s = (m - 1.0f) / (m + 1.0f);
+  const Floats s2 = s * s;
+  Floats y = broadcast(2.885390082f / 9);  // 2 log2(e) / 9
+#pragma GCC unroll 4
+  for (int i = 7; i >= 1; i -= 2) y = y * s2 + 2.885390082f / static_cast<float>(i);
+  return y * s + __builtin_convertvector(e, Floats);
 }
 
 /// e^x within 1 ulp; 0 and infinity where it underflows and overflows; NaN stays NaN.
@@ -188,7 +94,7 @@ inline Floats exp(Floats x) {
   p = fma(p, r, broadcast(4.166839272e-02f));
   p = fma(p, r, broadcast(1.666651964e-01f));
   p = fma(p, r, broadcast(4.999999404e-01f));
-  return scale_by_power(fma(p, r * r, r) + 1.0f, n);
+  return Best::scale_by_power(fma(p, r * r, r) + 1.0f, n);
 }
 
 /// 1 / (1 + e^-x) within 2.5 ulp.

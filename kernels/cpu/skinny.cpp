@@ -1,53 +1,15 @@
 #include "kernels/cpu/skinny.h"
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
+#include "kernels/cpu/simd.h"
 
 namespace neox {
 namespace {
 
-using Floats = float __attribute__((vector_size(64)));
-using Words = std::uint32_t __attribute__((vector_size(64)));
-using Halves = std::uint16_t __attribute__((vector_size(32)));
-constexpr std::int64_t kLanes = 16;
+using simd::Floats;
+using simd::kLanes;
 constexpr std::int64_t kOutputs = 4;  // weight rows read together
-
-template <class V>
-V load(const void* from) {
-  V v;
-  std::memcpy(&v, from, sizeof(V));
-  return v;
-}
-
-template <class T>
-Floats load_floats(const T* from) {
-  if constexpr (std::is_same_v<T, float>) {
-    return load<Floats>(from);
-  } else if constexpr (std::is_same_v<T, bf16>) {
-    return std::bit_cast<Floats>(__builtin_convertvector(load<Halves>(from), Words) << 16);
-  } else {
-#ifdef __AVX512F__
-    return std::bit_cast<Floats>(_mm512_maskz_cvtph_ps(0xffff, load<__m256i>(from)));
-#else
-    Floats v;
-    for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(from[i]);
-    return v;
-#endif
-  }
-}
-
-float sum_lanes(Floats v) {
-  float sum = 0.0f;  // pairwise, in a fixed order
-  for (int i = 0; i < 8; ++i) v[i] += v[i + 8];
-  for (int i = 0; i < 4; ++i) v[i] += v[i + 4];
-  sum = (v[0] + v[2]) + (v[1] + v[3]);
-  return sum;
-}
 
 // Dot products of weight rows [first, first + count) with all x. Rows that do not exist repeat the
 // last one: their results are dropped.
@@ -60,15 +22,15 @@ void dot_rows(const float* x, const T* w, std::int64_t in, std::int64_t first, s
   const std::int64_t whole = in / kLanes * kLanes;
   for (std::int64_t i = 0; i < whole; i += kLanes) {
     Floats weights[kOutputs];
-    for (int o = 0; o < kOutputs; ++o) weights[o] = load_floats(row[o] + i);
+    for (int o = 0; o < kOutputs; ++o) weights[o] = simd::load(row[o] + i);
     for (int r = 0; r < kRows; ++r) {
-      const auto values = load<Floats>(x + r * in + i);
+      const Floats values = simd::load(x + r * in + i);
       for (int o = 0; o < kOutputs; ++o) sums[o][r] += weights[o] * values;
     }
   }
   for (std::int64_t o = 0; o < count; ++o) {
     for (int r = 0; r < kRows; ++r) {
-      float total = sum_lanes(sums[o][r]);
+      float total = simd::sum(sums[o][r]);
       for (std::int64_t i = whole; i < in; ++i)
         total += static_cast<float>(row[o][i]) * x[r * in + i];
       store(first + o, r, total);

@@ -9,8 +9,8 @@ std::int64_t bytes_of(const Tensors&... tensors) {
   return (std::int64_t{0} + ... + (tensors ? static_cast<std::int64_t>(tensors.bytes()) : 0));
 }
 
-/// Bytes of a tensor that is only read when something is added to it.
-std::int64_t bytes_if(bool read, const Tensor& tensor) {
+/// Bytes of a tensor that is only read under a condition.
+std::int64_t bytes_if(bool read, const ConstTensor& tensor) {
   return read ? bytes_of(tensor) : 0;
 }
 
@@ -46,7 +46,7 @@ std::int64_t gathered_bytes(const ConstTensor& ids, const ConstTensor& table) {
 
 std::string_view name_of(OperatorFamily family) {
   static constexpr std::array<std::string_view, kOperatorFamilies> kNames = {
-      "linear", "norm", "attention", "elementwise", "embedding", "loss", "optimizer"};
+      "linear", "norm", "attention", "elementwise", "embedding", "loss", "optimizer", "hash"};
   return kNames.at(static_cast<std::size_t>(family));
 }
 
@@ -95,8 +95,8 @@ void DryRunBackend::layer_norm_backward(Stream&, ConstTensor dy, ConstTensor x, 
                                         ConstTensor residual_grad, Tensor dx, Tensor dw, Tensor db,
                                         bool accumulate) const {
   count(OperatorFamily::norm,
-        bytes_of(dy, x, w, mean, rstd, residual_grad) + bytes_if(accumulate, dw) +
-            bytes_if(accumulate, db),
+        bytes_of(dy, x, mean, rstd) + (dx ? bytes_of(w, residual_grad) : 0) +
+            bytes_if(accumulate, dw) + bytes_if(accumulate, db),
         bytes_of(dx, dw, db));
 }
 void DryRunBackend::rms_norm(Stream&, ConstTensor x, ConstTensor w, float, Tensor y,
@@ -106,7 +106,8 @@ void DryRunBackend::rms_norm(Stream&, ConstTensor x, ConstTensor w, float, Tenso
 void DryRunBackend::rms_norm_backward(Stream&, ConstTensor dy, ConstTensor x, ConstTensor w,
                                       ConstTensor rstd, ConstTensor residual_grad, Tensor dx,
                                       Tensor dw, bool accumulate) const {
-  count(OperatorFamily::norm, bytes_of(dy, x, w, rstd, residual_grad) + bytes_if(accumulate, dw),
+  count(OperatorFamily::norm,
+        bytes_of(dy, x, rstd) + (dx ? bytes_of(w, residual_grad) : 0) + bytes_if(accumulate, dw),
         bytes_of(dx, dw));
 }
 
@@ -171,14 +172,15 @@ void DryRunBackend::add_into(Stream&, ConstTensor x, Tensor y) const {
   count(OperatorFamily::elementwise, bytes_of(x, y), bytes_of(y));
 }
 
-void DryRunBackend::embedding(Stream&, ConstTensor ids, ConstTensor table, ConstTensor positions,
-                              ConstTensor position_table, Tensor y) const {
+// Of a slice of the vocabulary too: which ids lie in it only their values, not shapes, could tell.
+void DryRunBackend::embedding(Stream&, ConstTensor ids, ConstTensor table, std::int64_t,
+                              ConstTensor positions, ConstTensor position_table, Tensor y) const {
   count(OperatorFamily::embedding,
         bytes_of(ids, positions) + gathered_bytes(ids, table) +
             gathered_bytes(positions, position_table),
         bytes_of(y));
 }
-void DryRunBackend::embedding_backward(Stream&, ConstTensor ids, ConstTensor dy,
+void DryRunBackend::embedding_backward(Stream&, ConstTensor ids, ConstTensor dy, std::int64_t,
                                        Tensor dtable) const {
   const std::int64_t rows = gathered_bytes(ids, dtable);
   count(OperatorFamily::embedding, bytes_of(ids, dy) + rows, rows);
@@ -188,6 +190,19 @@ void DryRunBackend::cross_entropy(Stream&, ConstTensor logits, ConstTensor label
                                   ConstTensor weights, std::int64_t, Tensor losses,
                                   Tensor dlogits) const {
   count(OperatorFamily::loss, bytes_of(logits, labels, weights), bytes_of(losses, dlogits));
+}
+void DryRunBackend::cross_entropy_partial(Stream&, ConstTensor logits, ConstTensor labels,
+                                          ConstTensor weights, std::int64_t, std::int64_t,
+                                          Tensor stats) const {
+  count(OperatorFamily::loss, bytes_of(logits, labels, weights), bytes_of(stats));
+}
+void DryRunBackend::cross_entropy_combine(Stream&, ConstTensor logits, ConstTensor labels,
+                                          ConstTensor weights, std::int64_t, std::int64_t,
+                                          ConstTensor parts, Tensor losses, Tensor dlogits) const {
+  // Without a gradient the parts say everything.
+  count(OperatorFamily::loss,
+        bytes_of(labels, weights, parts) + bytes_if(static_cast<bool>(dlogits), logits),
+        bytes_of(losses, dlogits));
 }
 
 void DryRunBackend::adamw(Stream&, const AdamW&, ConstTensor grad, ConstTensor grad_scale,
@@ -200,6 +215,10 @@ void DryRunBackend::square_sum(Stream&, ConstTensor x, Tensor out, bool accumula
 }
 void DryRunBackend::clip_scale(Stream&, ConstTensor square_sum, float, Tensor scale) const {
   count(OperatorFamily::optimizer, bytes_of(square_sum), bytes_of(scale));
+}
+
+void DryRunBackend::hash(Stream&, ConstTensor x, Tensor out, bool accumulate) const {
+  count(OperatorFamily::hash, bytes_of(x) + bytes_if(accumulate, out), bytes_of(out));
 }
 
 }  // namespace neox

@@ -16,9 +16,10 @@ enum class OperatorFamily : std::uint8_t {
   elementwise,
   embedding,
   loss,
-  optimizer
+  optimizer,
+  hash
 };
-inline constexpr std::size_t kOperatorFamilies = 7;
+inline constexpr std::size_t kOperatorFamilies = 8;
 /// "linear", "norm", ...
 std::string_view name_of(OperatorFamily family);
 
@@ -37,7 +38,7 @@ struct OperatorCounts {
 };
 
 /// Accepts tensors without memory (data == nullptr) and never touches any.
-class DryRunBackend final : public Backend {
+class DryRunBackend : public Backend {
  public:
   /// Pretends to be `device`. `real` answers what depends on an implementation: fast() and the
   /// workspace of attention_backward; it must outlive this object.
@@ -98,17 +99,26 @@ class DryRunBackend final : public Backend {
   void cast(Stream&, ConstTensor x, Tensor y) const override;
   void add_into(Stream&, ConstTensor x, Tensor y) const override;
 
-  void embedding(Stream&, ConstTensor ids, ConstTensor table, ConstTensor positions,
-                 ConstTensor position_table, Tensor y) const override;
-  void embedding_backward(Stream&, ConstTensor ids, ConstTensor dy, Tensor dtable) const override;
+  void embedding(Stream&, ConstTensor ids, ConstTensor table, std::int64_t first_id,
+                 ConstTensor positions, ConstTensor position_table, Tensor y) const override;
+  void embedding_backward(Stream&, ConstTensor ids, ConstTensor dy, std::int64_t first_id,
+                          Tensor dtable) const override;
 
   void cross_entropy(Stream&, ConstTensor logits, ConstTensor labels, ConstTensor weights,
                      std::int64_t valid_vocab, Tensor losses, Tensor dlogits) const override;
+  void cross_entropy_partial(Stream&, ConstTensor logits, ConstTensor labels, ConstTensor weights,
+                             std::int64_t first_column, std::int64_t valid_columns,
+                             Tensor stats) const override;
+  void cross_entropy_combine(Stream&, ConstTensor logits, ConstTensor labels, ConstTensor weights,
+                             std::int64_t first_column, std::int64_t valid_columns,
+                             ConstTensor parts, Tensor losses, Tensor dlogits) const override;
 
   void adamw(Stream&, const AdamW&, ConstTensor grad, ConstTensor grad_scale, Tensor main, Tensor m,
              Tensor v, Tensor weights) const override;
   void square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
   void clip_scale(Stream&, ConstTensor square_sum, float max_norm, Tensor scale) const override;
+
+  void hash(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
 
  private:
   void count(OperatorFamily family, std::int64_t read, std::int64_t written,

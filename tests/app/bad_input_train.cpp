@@ -253,7 +253,7 @@ std::vector<BadInput> bad_jobs() {
        "printf '#!/bin/bash\\nexec neox_train --config tiny.ini --optimizer.lr "
        "0.00$((OMPI_COMM_WORLD_RANK + 1))\\n' > start.sh",
        two("bash start.sh # neox_train "),
-       {"another program version or configuration"}},
+       {"lr", "start all ranks with the same command"}},
   };
 }
 

@@ -84,7 +84,7 @@ INSTANTIATE_TEST_SUITE_P(
                 {"FILE:2", "GPT-NeoX", "model.activation = gelu_tanh"}},
         BadFile{"absent_neox_option_dashes",
                 "[parallel]\nzero-optimization = 1\n",
-                {"FILE:2", "optimizer state is replicated"}},
+                {"FILE:2", "write its stage as parallel.zero_stage"}},
         BadFile{"twice",
                 "[model]\nhidden_size = 2\n[train]\n[model]\nhidden-size = 3\n",
                 {"FILE:5", "model.hidden_size", "second time", "line 2"}},

@@ -171,12 +171,12 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"tied_norm",
                 "[model]\ngpt_j_tied = true\n",
                 {"model.gpt_j_tied", "gpt_j_residual = true"}},
-        Refused{"pipeline",
-                "[parallel]\npipe_parallel_size = 2\n",
-                {"parallel.pipe_parallel_size = 2", "only data parallelism"}},
-        Refused{"tensor",
-                "[parallel]\nmodel_parallel_size = 2\n",
-                {"parallel.model_parallel_size = 2", "only data parallelism"}},
+        Refused{"replica_check",
+                "[parallel]\nreplica_check_interval = 5\n",
+                {"parallel.replica_check_interval = 5", "not implemented"}},
+        Refused{"rampup",
+                "[batch]\ntrain_batch_size = 12\nrampup_batch_size = 4, 4, 100\n",
+                {"batch.rampup_batch_size = 4, 4, 100", "not implemented"}},
         Refused{"fp16",
                 "[precision]\nprecision = fp16\n",
                 {"precision.precision = fp16", "loss scaling", "bfloat16"}},
@@ -223,6 +223,164 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"finetune", "[checkpoint]\nfinetune = true\n", {"set checkpoint.load"}},
         Refused{"iteration", "[checkpoint]\niteration = 3\n", {"checkpoint.iteration = 3"}}),
     [](const auto& param) { return std::string(param.param.name); });
+
+// Of layouts, whether their parts are implemented or not.
+struct Layout {
+  const char* name;
+  std::int64_t ranks;
+  const char* ini;                 // added to the minimal configuration, with 8 layers
+  std::vector<const char*> parts;  // of the refusal; empty: it is accepted
+};
+
+class Layouts : public ::testing::TestWithParam<Layout> {};
+
+TEST_P(Layouts, AreAcceptedOrRefusedWithTheNumbers) {
+  const TempFiles files;
+  const auto command =
+      parse_words({"--config", files.write("base.ini", minimal_ini()), "--config",
+                   files.write("more.ini", GetParam().ini), "--model.num_layers", "8"});
+  Config config = command.config;
+  std::string message;
+  try {
+    resolve(config, GetParam().ranks, command.origins, Unimplemented::accept);
+    const Config once = config;
+    resolve(config, GetParam().ranks, {}, Unimplemented::accept);
+    EXPECT_EQ(config, once);
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  EXPECT_EQ(message.empty(), GetParam().parts.empty()) << message;
+  EXPECT_EQ(std::count(message.begin(), message.end(), '\n'), 0) << message;
+  for (const char* part : GetParam().parts) EXPECT_THAT(message, HasSubstr(part));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Config, Layouts,
+    ::testing::Values(
+        Layout{"all",
+               16,
+               "[parallel]\npipe_parallel_size=4\nmodel_parallel_size=2\nzero_stage=3\n"
+               "recompute=first_n\nrecompute_layers=1\ngradient_reduce_dtype=bf16\n"
+               "pipeline_schedule=interleaved\nvirtual_pipeline_size=2\n"
+               "replica_check_interval=10\n[batch]\ntrain_batch_size=32\n"
+               "rampup_batch_size=8, 4, 100\n",
+               {}},
+        Layout{"zero_without_data_parallel", 1, "[parallel]\nzero_stage=2\n", {}},
+        Layout{"zb_h1", 8, "[parallel]\npipe_parallel_size=8\npipeline_schedule=zb-h1\n", {}},
+        Layout{"ranks",
+               6,
+               "[parallel]\npipe_parallel_size=2\nmodel_parallel_size=2\n",
+               {"6 ranks are not a multiple of parallel.pipe_parallel_size = 2",
+                "= 4; start 4 or 8", "more.ini:3"}},
+        Layout{"few_ranks", 2, "[parallel]\npipe_parallel_size=4\n", {"= 4; start 4 ranks"}},
+        Layout{"heads",
+               8,
+               "[parallel]\nmodel_parallel_size=8\n",
+               {"model.num_attention_heads = 4",
+                "is not a multiple of parallel.model_parallel_size = 8"}},
+        Layout{"width",
+               4,
+               "[parallel]\nmodel_parallel_size=4\n[model]\nintermediate_size=102\n",
+               {"model.intermediate_size = 102", "model_parallel_size = 4"}},
+        Layout{"copied_kv_heads",
+               4,
+               "[parallel]\nmodel_parallel_size=4\n[model]\nnum_kv_heads=2\n",
+               {}},
+        Layout{"kv_heads",
+               4,
+               "[parallel]\nmodel_parallel_size=4\n[model]\nhidden_size=96\n"
+               "num_attention_heads=12\nnum_kv_heads=6\n",
+               {"model.num_kv_heads = 6", "model_parallel_size = 4", "one must divide the other"}},
+        Layout{"tokens",
+               4,
+               "[parallel]\nmodel_parallel_size=4\n[model]\nseq_length=33\n",
+               {"train_micro_batch_size_per_gpu = 2", "model.seq_length = 33", "= 66 tokens",
+                "sequence_parallel = false"}},
+        Layout{"whole_tokens",
+               4,
+               "[parallel]\nmodel_parallel_size=4\nsequence_parallel=false\n[model]\n"
+               "seq_length=33\n",
+               {}},
+        Layout{"stages",
+               16,
+               "[parallel]\npipe_parallel_size=16\n",
+               {"model.num_layers = 8", "is less than parallel.pipe_parallel_size = 16", "= 16"}},
+        Layout{"chunks",
+               4,
+               "[parallel]\npipe_parallel_size=4\npipeline_schedule=interleaved\n"
+               "virtual_pipeline_size=3\n",
+               {"model.num_layers = 8", "virtual_pipeline_size = 3", "= 12"}},
+        Layout{"interleaved_without_chunks",
+               2,
+               "[parallel]\npipe_parallel_size=2\npipeline_schedule=interleaved\n",
+               {"parallel.pipeline_schedule = interleaved", "virtual_pipeline_size above 1"}},
+        Layout{"interleaved_without_stages",
+               2,
+               "[parallel]\nvirtual_pipeline_size=2\npipeline_schedule=interleaved\n",
+               {"parallel.pipeline_schedule = interleaved", "pipe_parallel_size above 1"}},
+        Layout{"zb_without_stages",
+               2,
+               "[parallel]\npipeline_schedule=zb-h1\n",
+               {"parallel.pipeline_schedule = zb-h1", "pipe_parallel_size above 1"}},
+        Layout{"chunks_without_interleaving",
+               2,
+               "[parallel]\npipe_parallel_size=2\nvirtual_pipeline_size=2\n",
+               {"parallel.virtual_pipeline_size = 2", "pipeline_schedule = interleaved"}},
+        Layout{"recompute_layers",
+               1,
+               "[parallel]\nrecompute_layers=2\n",
+               {"parallel.recompute_layers = 2", "needs parallel.recompute = first_n"}},
+        Layout{"no_recompute_layers",
+               1,
+               "[parallel]\nrecompute=first_n\n",
+               {"parallel.recompute_layers = 0", "at least 1"}},
+        Layout{"checkpointing_and_selective",
+               1,
+               "[parallel]\ncheckpoint_activations=true\nrecompute=selective\n",
+               {"checkpoint_activations = true", "contradicts parallel.recompute = selective"}},
+        Layout{"checkpointing_and_none",
+               1,
+               "[parallel]\ncheckpoint_activations=true\nrecompute=none\n",
+               {"checkpoint_activations = true", "contradicts parallel.recompute = none"}},
+        Layout{"no_checkpointing_and_full",
+               1,
+               "[parallel]\ncheckpoint_activations=false\nrecompute=full\n",
+               {"checkpoint_activations = false", "contradicts parallel.recompute = full"}},
+        Layout{"rampup_step",
+               2,
+               "[batch]\ntrain_batch_size=32\nrampup_batch_size=8, 16, 100\n",
+               {"batch.rampup_batch_size = 8, 16, 100", "from 8 by 16", "train_batch_size = 32"}},
+        Layout{"rampup_down",
+               2,
+               "[batch]\ntrain_batch_size=32\nrampup_batch_size=32, 4, 100\n",
+               {"from 32 by 4"}},
+        Layout{"rampup_ranks",
+               2,
+               "[batch]\ntrain_batch_size=32\nrampup_batch_size=2, 2, 100\n",
+               {"train_micro_batch_size_per_gpu = 2", "x 2 data-parallel ranks = 4"}}),
+    [](const auto& param) { return std::string(param.param.name); });
+
+TEST(Resolve, CheckpointActivationsIsFullRecomputation) {
+  for (const bool old_name : {true, false}) {
+    Config c = minimal();
+    c.parallel.checkpoint_activations = old_name;
+    if (!old_name) c.parallel.recompute = "full";
+    resolve(c, 1);
+    EXPECT_TRUE(c.parallel.checkpoint_activations);
+    EXPECT_EQ(c.parallel.recompute, "full");
+  }
+}
+
+TEST(Resolve, RampupIsAListOfThreeOrNothing) {
+  const auto set = [](const std::string& text) {
+    return parse_ini_text("[batch]\nrampup_batch_size = " + text + "\n", "x").batch;
+  };
+  EXPECT_EQ(set("32, 32, 1000").rampup_batch_size, (std::vector<std::int64_t>{32, 32, 1000}));
+  EXPECT_TRUE(set("").rampup_batch_size.empty());
+  EXPECT_THROW(set("32, 32"), Error);
+  EXPECT_THROW(set("32, 0, 10"), Error);
+  EXPECT_THROW(parse_ini_text("[optimizer]\nbetas =\n", "x"), Error);
+}
 
 TEST(Resolve, PathListsAreAllOrNone) {
   Config c = minimal();

@@ -187,9 +187,14 @@ std::vector<OpCase> attention_cases(DType t, CaseSize size) {
           attention_case(problem(1, 70, 1, 1, 16), t),
           attention_case(problem(2, 9, 4, 2, 12), t),
           attention_case(problem(1, 11, 3, 1, 16, 0.25f), t),
+          attention_case(problem(1, 1, 1, 1, 8), t),
+          attention_case(problem(3, 1, 2, 1, 17), t),
+          attention_case(problem(1, 17, 1, 1, 1), t),
           rotary_case(2, 5, 3, 16, 8, t),
+          rotary_case(1, 1, 1, 2, 1, t),
           rotary_case(1, 7, 2, 20, 3, t),
-          copy_heads_case(2, 5, 3, 8, t)};
+          copy_heads_case(2, 5, 3, 8, t),
+          copy_heads_case(1, 1, 1, 1, t)};
 }
 
 }  // namespace neox::testing

@@ -1,42 +1,16 @@
 // What the cases of op_test.cpp cannot say: repeatability, allocations, extreme values.
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include <gtest/gtest.h>
-#include <omp.h>
 
-#include "core/tensor/buffer.h"
-#include "tests/kernels/op_harness.h"
+#include "tests/kernels/cpu_ops_fixture.h"
 
 namespace neox {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
-
-struct CpuOps : ::testing::Test {
-  ~CpuOps() override { omp_set_num_threads(threads); }
-  std::unique_ptr<Backend> ops = make_backend(Device{});
-  std::unique_ptr<Stream> stream = make_stream(Device{});
-  int threads = omp_get_max_threads();
-};
-
-OwnedTensor filled(Shape shape, DType dtype, std::uint64_t seed) {
-  OwnedTensor tensor(shape, dtype);
-  visit_float(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    for (std::int64_t i = 0; i < shape.numel(); ++i) {
-      tensor.tensor.ptr<T>()[i] =
-          static_cast<T>(normal_at(RngKey{seed}, static_cast<std::uint64_t>(i)));
-    }
-  });
-  return tensor;
-}
-
-bool same_bits(ConstTensor a, ConstTensor b) {
-  return a.bytes() == b.bytes() && std::memcmp(a.data, b.data, a.bytes()) == 0;
-}
 
 struct NormGradients {
   OwnedTensor dx, dw, db;
@@ -74,9 +48,9 @@ TEST_F(CpuOps, EmbeddingGradientsDoNotDependOnThreads) {
   fill_zero(*stream, one);
   fill_zero(*stream, many);
   omp_set_num_threads(1);
-  ops->embedding_backward(*stream, ids, dy, one);
+  ops->embedding_backward(*stream, ids, dy, 0, one);
   omp_set_num_threads(4);
-  ops->embedding_backward(*stream, ids, dy, many);
+  ops->embedding_backward(*stream, ids, dy, 0, many);
   EXPECT_TRUE(same_bits(one, many));
 }
 

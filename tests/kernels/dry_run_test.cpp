@@ -65,9 +65,9 @@ TEST_F(DryRun, CountsAttentionCausally) {
 TEST_F(DryRun, EmbeddingsCountTheRowsTheyTouch) {
   const Tensor ids = absent({7}, DType::i32), table = absent({1000, 4}, DType::f32);
   const Tensor y = absent({7, 4}, DType::f32);
-  dry.embedding(*stream, ids, table, {}, {}, y);
+  dry.embedding(*stream, ids, table, 0, {}, {}, y);
   EXPECT_EQ(dry.counts(OperatorFamily::embedding).bytes_read, 7 * 4 + 7 * 16);
-  dry.embedding_backward(*stream, ids, y, table);
+  dry.embedding_backward(*stream, ids, y, 0, table);
   EXPECT_EQ(dry.counts(OperatorFamily::embedding).bytes_written, 7 * 16 + 7 * 16);
 }
 
@@ -79,6 +79,53 @@ TEST_F(DryRun, OptionalTensorsCountNothing) {
   dry.cross_entropy(*stream, x, rows, rows, 8, rows, {});
   EXPECT_EQ(dry.counts(OperatorFamily::loss).bytes_written, 8);
   EXPECT_EQ(name_of(OperatorFamily::loss), "loss");
+}
+
+TEST_F(DryRun, CountsTheHalvesOfANormBackward) {
+  const Tensor x = absent({2, 8}, DType::bf16), w = absent({8}, DType::bf16);
+  const Tensor rows = absent({2}, DType::f32), dw = absent({8}, DType::f32);
+  const auto norm = [&] { return dry.counts(OperatorFamily::norm); };
+  dry.layer_norm_backward(*stream, x, x, w, rows, rows, x, x, {}, {}, true);
+  EXPECT_EQ(norm().bytes_read, 3 * 32 + 16 + 2 * 8);
+  EXPECT_EQ(norm().bytes_written, 32);
+  dry.reset_counts();
+  dry.layer_norm_backward(*stream, x, x, w, rows, rows, x, {}, dw, dw, true);
+  EXPECT_EQ(norm().bytes_read, 2 * 32 + 2 * 8 + 2 * 32);
+  EXPECT_EQ(norm().bytes_written, 2 * 32);
+  dry.reset_counts();
+  dry.rms_norm_backward(*stream, x, x, w, rows, {}, {}, dw, false);
+  EXPECT_EQ(norm().bytes_read, 2 * 32 + 8);
+  EXPECT_EQ(norm().bytes_written, 32);
+}
+
+TEST_F(DryRun, CountsTheParallelLossAndHashes) {
+  const Tensor z = absent({4, 6}, DType::bf16), rows = absent({4}, DType::f32);
+  const Tensor stats = absent({4, 2}, DType::f64), parts = absent({2, 4, 2}, DType::f64);
+  const auto loss = [&] { return dry.counts(OperatorFamily::loss); };
+  dry.cross_entropy_partial(*stream, z, rows, rows, 6, 5, stats);
+  EXPECT_EQ(loss().bytes_read, 48 + 2 * 16);
+  EXPECT_EQ(loss().bytes_written, 64);
+  dry.reset_counts();
+  dry.cross_entropy_combine(*stream, z, rows, rows, 6, 5, parts, rows, z);
+  EXPECT_EQ(loss().bytes_read, 48 + 2 * 16 + 128);
+  EXPECT_EQ(loss().bytes_written, 16 + 48);
+  dry.reset_counts();
+  dry.cross_entropy_combine(*stream, z, rows, rows, 6, 5, parts, rows, {});
+  EXPECT_EQ(loss().bytes_read, 2 * 16 + 128);
+  EXPECT_EQ(loss().bytes_written, 16);
+  const Tensor out = absent({1}, DType::u64);
+  dry.hash(*stream, z, out, false);
+  dry.hash(*stream, z, out, true);
+  EXPECT_EQ(dry.counts(OperatorFamily::hash).calls, 2);
+  EXPECT_EQ(dry.counts(OperatorFamily::hash).bytes_read, 2 * 48 + 8);
+  EXPECT_EQ(dry.counts(OperatorFamily::hash).bytes_written, 16);
+  EXPECT_EQ(name_of(OperatorFamily::hash), "hash");
+}
+
+TEST_F(DryRun, AnAbsentResidualIsNotRead) {
+  const Tensor x = absent({2, 8}, DType::bf16);
+  dry.residual_add(*stream, {}, x, {}, {}, {}, x);
+  EXPECT_EQ(dry.counts(OperatorFamily::elementwise).bytes_read, 32);
 }
 
 }  // namespace

@@ -107,10 +107,19 @@ Dropout make_dropout(float p, std::uint64_t key, std::int64_t rows) {
   return {p, RngKey{key}, 3, std::max<std::int64_t>(1, (rows + 1) / 2), 5, 64};
 }
 
-OpCase dropout_case(Shape shape, DType t, float p, bool in_place) {
-  OpCase test{"dropout", fmt::format("{} p {}{}", text_of(shape), p, in_place ? " in place" : ""),
+/// Rows from `first_row` on of the flat rows of a micro-batch of samples of `seq` positions.
+Dropout shard_dropout(float p, std::uint64_t key, std::int64_t first_row, std::int64_t seq) {
+  return {p, RngKey{key}, 3, seq, first_row, seq};
+}
+
+OpCase dropout_case(Shape shape, DType t, const Dropout& d, bool in_place) {
+  OpCase test{"dropout",
+              fmt::format("{} p {}{}{}", text_of(shape), d.p,
+                          d.local_seq == d.global_seq
+                              ? fmt::format(" row {} of {}", d.first_position, d.local_seq)
+                              : "",
+                          in_place ? " in place" : ""),
               t};
-  const Dropout d = make_dropout(p, 77, shape[0]);
   test.inputs = {{"x", shape, t, some_values(shape, 1)}};
   test.outputs = {{"y", shape, t, tolerance(t, 1e-6), in_place ? "x" : ""}};
   test.gradients = {{"x", t, tolerance(t, 1e-6), in_place ? "d_y" : "", ""}};
@@ -127,22 +136,24 @@ OpCase dropout_case(Shape shape, DType t, float p, bool in_place) {
   return test;
 }
 
-/// `shares`: which operand y overwrites. b may be absent. Gradients by a and b are dropout's.
+/// `shares`: which operand y overwrites. b may be absent, and the residual. Gradients by a and b
+/// are dropout's.
 OpCase residual_case(Shape shape, DType t, float p_a, float p_b, bool has_b,
-                     const std::string& shares) {
+                     const std::string& shares, bool has_residual = true) {
   OpCase test{
       "residual_add",
-      fmt::format("{} p {} {}{}", text_of(shape), p_a, has_b ? fmt::format("and {}", p_b) : "alone",
-                  shares.empty() ? "" : " into " + shares),
+      fmt::format("{} p {} {}{}{}", text_of(shape), p_a,
+                  has_b ? fmt::format("and {}", p_b) : "alone",
+                  shares.empty() ? "" : " into " + shares, has_residual ? "" : " no residual"),
       t};
   const Dropout da = make_dropout(p_a, 5, shape[0]), db = make_dropout(p_b, 6, shape[0]);
-  test.inputs = {{"residual", shape, t, some_values(shape, 1)},
-                 {"a", shape, t, some_values(shape, 2)}};
+  test.inputs = {{"a", shape, t, some_values(shape, 2)}};
+  if (has_residual) test.inputs.push_back({"residual", shape, t, some_values(shape, 1)});
   if (has_b) test.inputs.push_back({"b", shape, t, some_values(shape, 3)});
   test.outputs = {{"y", shape, t, tolerance(t, 1e-6), shares}};
-  test.forward = [da, db, has_b](const Backend& ops, Stream& s, const OpTensors& v) {
-    ops.residual_add(s, v["residual"], v["a"], da, has_b ? ConstTensor(v["b"]) : ConstTensor(), db,
-                     v["y"]);
+  test.forward = [=](const Backend& ops, Stream& s, const OpTensors& v) {
+    ops.residual_add(s, has_residual ? ConstTensor(v["residual"]) : ConstTensor(), v["a"], da,
+                     has_b ? ConstTensor(v["b"]) : ConstTensor(), db, v["y"]);
   };
   test.gradients = {{"a", t, tolerance(t, 1e-6)}};
   if (has_b) test.gradients.push_back({"b", t, tolerance(t, 1e-6)});
@@ -150,9 +161,10 @@ OpCase residual_case(Shape shape, DType t, float p_a, float p_b, bool has_b,
     ops.dropout(s, v["d_y"], da, v["d_a"]);
     if (has_b) ops.dropout(s, v["d_y"], db, v["d_b"]);
   };
-  test.reference = [da, db, has_b, width = shape[1]](const Arrays& in, Arrays& out) {
+  test.reference = [=, width = shape[1]](const Arrays& in, Arrays& out) {
     for (std::size_t i = 0; i < out["y"].size(); ++i) {
-      out["y"][i] = in.at("residual")[i] + dropped(da, width, i, in.at("a")[i]) +
+      out["y"][i] = (has_residual ? in.at("residual")[i] : 0.0) +
+                    dropped(da, width, i, in.at("a")[i]) +
                     (has_b ? dropped(db, width, i, in.at("b")[i]) : 0.0);
     }
   };
@@ -200,7 +212,7 @@ std::vector<OpCase> elementwise_cases(DType t, CaseSize size) {
     cases.push_back(residual_case(hidden, t, 0.0f, 0.0f, false, "residual"));
     cases.push_back(residual_case(hidden, t, 0.0f, 0.0f, true, "residual"));
     cases.push_back(residual_case(hidden, t, 0.1f, 0.1f, true, "residual"));
-    cases.push_back(dropout_case(hidden, t, 0.1f, true));
+    cases.push_back(dropout_case(hidden, t, make_dropout(0.1f, 77, 1024), true));
     cases.push_back(cast_case(wide, t, t == DType::f32 ? DType::bf16 : DType::f32));
     cases.push_back(add_case(hidden, t, t));
     return cases;
@@ -216,20 +228,32 @@ std::vector<OpCase> elementwise_cases(DType t, CaseSize size) {
   cases.push_back(gated_case(kActivations[2], 0, 4, t));
   for (const Shape shape :
        {Shape{6, 37}, Shape{5, 64}, Shape{4, 203}, Shape{300, 70}, Shape{0, 5}}) {
-    cases.push_back(dropout_case(shape, t, 0.3f, shape[1] == 37));
+    cases.push_back(dropout_case(shape, t, make_dropout(0.3f, 77, shape[0]), shape[1] == 37));
   }
-  cases.push_back(dropout_case({6, 37}, t, 0.0f, false));
-  cases.push_back(dropout_case({3, 8}, t, 0.95f, false));
+  cases.push_back(dropout_case({6, 37}, t, make_dropout(0.0f, 77, 6), false));
+  cases.push_back(dropout_case({3, 8}, t, make_dropout(0.95f, 77, 3), false));
+  cases.push_back(dropout_case({1, 1}, t, make_dropout(0.3f, 77, 1), false));
+  cases.push_back(dropout_case({7, 19}, t, shard_dropout(0.3f, 77, 4, 9), false));
+  cases.push_back(dropout_case({7, 19}, t, shard_dropout(0.3f, 77, 25, 9), true));
   for (const bool has_b : {false, true}) {
     cases.push_back(residual_case({6, 37}, t, 0.0f, 0.0f, has_b, ""));
     cases.push_back(residual_case({6, 37}, t, 0.1f, 0.0f, has_b, "residual"));
     cases.push_back(residual_case({300, 70}, t, 0.1f, 0.5f, has_b, "a"));
+    cases.push_back(residual_case({1, 1}, t, 0.1f, 0.5f, has_b, ""));
+    cases.push_back(residual_case({6, 37}, t, 0.0f, 0.0f, has_b, "", false));
+    cases.push_back(residual_case({6, 37}, t, 0.1f, 0.5f, has_b, "a", false));
   }
   cases.push_back(residual_case({6, 130}, t, 0.0f, 0.5f, true, "b"));
+  cases.push_back(residual_case({6, 130}, t, 0.0f, 0.5f, true, "b", false));
   for (const DType to : {DType::f32, DType::bf16, DType::f16}) {
     cases.push_back(cast_case({3, 47}, t, to));
+    cases.push_back(cast_case({1, 1}, t, to));
   }
   cases.push_back(add_case({3, 47}, t, t));
+  cases.push_back(add_case({1, 1}, t, t));
+  cases.push_back(activation_case(kActivations[0], {1, 1}, t, false));
+  cases.push_back(gated_case(kActivations[2], 1, 1, t));
+  cases.push_back(gated_case(kActivations[2], 1, 17, t));
   if (t != DType::f32) cases.push_back(add_case({3, 47}, DType::f32, t));
   return cases;
 }

@@ -73,6 +73,9 @@ std::vector<OpCase> linear_cases(DType t, CaseSize size) {
           linear_case(1, 64, 48, t, {false, false, false}),
           linear_case(37, 20, 65, t, {true, false, true}),
           linear_case(6, 17, 40, t, {false, true, false}),
+          linear_case(1, 1, 1, t, {}),
+          linear_case(1, 33, 1, t, {}),
+          linear_case(3, 1, 17, t, {true, false, true}),
           linear_case(0, 8, 16, t, {}),
           linear_case(0, 8, 16, t, {true, false, true})};
 }

@@ -7,17 +7,24 @@ namespace {
 
 constexpr float kEps = 1e-5f;
 
+/// What backward computes.
+enum class Parts { all, input, weight };
+
 struct NormOptions {
   bool bias = true;
   bool residual = false;    ///< backward adds a residual gradient ...
   bool in_place = false;    ///< ... that lives where dx goes
   bool accumulate = false;  ///< dw and db
+  Parts parts = Parts::all;
 };
 
 std::string variant_of(Shape shape, const NormOptions& o) {
   return text_of(shape) + (o.bias ? "" : " no bias") +
          (o.residual ? o.in_place ? " residual in place" : " residual" : "") +
-         (o.accumulate ? " accumulate" : "");
+         (o.accumulate ? " accumulate" : "") +
+         (o.parts == Parts::input    ? " input only"
+          : o.parts == Parts::weight ? " weight only"
+                                     : "");
 }
 
 /// xhat w + b of every row, with xhat = (x - mean) / sqrt(mean((x - mean)^2) + eps); rms_norm: mean
@@ -43,8 +50,11 @@ void reference(const Arrays& in, Arrays& out, std::int64_t h, bool centered) {
 void add_gradients(OpCase& test, Shape shape, DType t, const NormOptions& o, bool bias) {
   const Shape width{shape[1]};
   if (o.residual) test.inputs.push_back({"dx0", shape, t, some_values(shape, 5)});
-  test.gradients.push_back(
-      {"x", t, tolerance(t), o.in_place ? "dx0" : "", o.residual ? "dx0" : ""});
+  if (o.parts != Parts::weight) {
+    test.gradients.push_back(
+        {"x", t, tolerance(t), o.in_place ? "dx0" : "", o.residual ? "dx0" : ""});
+  }
+  if (o.parts == Parts::input) return;
   for (const std::string name : {"w", "b"}) {
     if (name == "b" && !bias) continue;
     const std::string start = "d" + name + "0";
@@ -52,6 +62,11 @@ void add_gradients(OpCase& test, Shape shape, DType t, const NormOptions& o, boo
     test.gradients.push_back(
         {name, DType::f32, 1e-5, o.accumulate ? start : "", o.accumulate ? start : ""});
   }
+}
+
+/// A gradient, or nothing where the call leaves it out.
+Tensor wanted(const OpTensors& t, std::string_view name, bool want) {
+  return want ? t[name] : Tensor();
 }
 
 ConstTensor residual_of(const OpTensors& t, const NormOptions& o) {
@@ -73,8 +88,10 @@ OpCase layer_norm_case(Shape shape, DType t, NormOptions o) {
                    v["mean"], v["rstd"]);
   };
   test.backward = [o](const Backend& ops, Stream& s, const OpTensors& v) {
+    const bool weight = o.parts != Parts::input;
     ops.layer_norm_backward(s, v["d_y"], v["x"], v["w"], v["mean"], v["rstd"], residual_of(v, o),
-                            v["d_x"], v["d_w"], o.bias ? v["d_b"] : Tensor(), o.accumulate);
+                            wanted(v, "d_x", o.parts != Parts::weight), wanted(v, "d_w", weight),
+                            wanted(v, "d_b", o.bias && weight), o.accumulate);
   };
   test.reference = [h = shape[1]](const Arrays& in, Arrays& out) { reference(in, out, h, true); };
   return test;
@@ -92,8 +109,9 @@ OpCase rms_norm_case(Shape shape, DType t, NormOptions o) {
     ops.rms_norm(s, v["x"], v["w"], kEps, v["y"], v["rstd"]);
   };
   test.backward = [o](const Backend& ops, Stream& s, const OpTensors& v) {
-    ops.rms_norm_backward(s, v["d_y"], v["x"], v["w"], v["rstd"], residual_of(v, o), v["d_x"],
-                          v["d_w"], o.accumulate);
+    ops.rms_norm_backward(s, v["d_y"], v["x"], v["w"], v["rstd"], residual_of(v, o),
+                          wanted(v, "d_x", o.parts != Parts::weight),
+                          wanted(v, "d_w", o.parts != Parts::input), o.accumulate);
   };
   test.reference = [h = shape[1]](const Arrays& in, Arrays& out) { reference(in, out, h, false); };
   return test;
@@ -103,8 +121,13 @@ OpCase rms_norm_case(Shape shape, DType t, NormOptions o) {
 
 std::vector<OpCase> norm_cases(DType t, CaseSize size) {
   if (size == CaseSize::gpt2) {
-    const NormOptions training{true, true, true, true};
-    return {layer_norm_case({1024, 768}, t, training), rms_norm_case({1024, 768}, t, training)};
+    std::vector<OpCase> cases;
+    for (const Parts parts : {Parts::all, Parts::input, Parts::weight}) {
+      const NormOptions training{true, true, true, true, parts};
+      cases.push_back(layer_norm_case({1024, 768}, t, training));
+      cases.push_back(rms_norm_case({1024, 768}, t, training));
+    }
+    return cases;
   }
   std::vector<OpCase> cases;
   for (const auto make : {layer_norm_case, rms_norm_case}) {
@@ -114,8 +137,19 @@ std::vector<OpCase> norm_cases(DType t, CaseSize size) {
     cases.push_back(make({4, 3}, t, {true, false, false, true}));
     cases.push_back(make({0, 33}, t, {true, false, false, false}));
     cases.push_back(make({0, 33}, t, {true, true, false, true}));
+    cases.push_back(make({1, 1}, t, {true, true, false, false}));  // the norm passes nothing on
+    cases.push_back(make({17, 2}, t, {true, true, false, false}));
+    cases.push_back(make({1, 17}, t, {true, true, true, false}));
+    cases.push_back(make({1, 16}, t, {true, false, false, true}));
+    cases.push_back(make({5, 33}, t, {true, true, false, false, Parts::input}));
+    cases.push_back(make({70, 257}, t, {true, false, false, false, Parts::input}));
+    cases.push_back(make({0, 33}, t, {true, false, false, false, Parts::input}));
+    cases.push_back(make({5, 33}, t, {true, false, false, true, Parts::weight}));
+    cases.push_back(make({70, 257}, t, {true, true, false, false, Parts::weight}));
+    cases.push_back(make({0, 33}, t, {true, false, false, false, Parts::weight}));
   }
   cases.push_back(layer_norm_case({5, 33}, t, {false, false, false, false}));
+  cases.push_back(layer_norm_case({5, 33}, t, {false, false, false, true, Parts::weight}));
   return cases;
 }
 

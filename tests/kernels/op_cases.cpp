@@ -6,7 +6,7 @@ std::vector<OpCase> all_cases(CaseSize size) {
   std::vector<OpCase> cases;
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (const auto family : {norm_cases, elementwise_cases, embedding_cases, loss_cases,
-                              linear_cases, attention_cases, optimizer_cases}) {
+                              linear_cases, attention_cases, optimizer_cases, hash_cases}) {
       for (OpCase& test : family(dtype, size)) cases.push_back(std::move(test));
     }
   }

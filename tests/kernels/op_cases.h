@@ -16,6 +16,7 @@ std::vector<OpCase> loss_cases(DType dtype, CaseSize size);
 std::vector<OpCase> linear_cases(DType dtype, CaseSize size);
 std::vector<OpCase> attention_cases(DType dtype, CaseSize size);
 std::vector<OpCase> optimizer_cases(DType dtype, CaseSize size);
+std::vector<OpCase> hash_cases(DType dtype, CaseSize size);
 
 /// Every family in f32, bf16 and f16.
 std::vector<OpCase> all_cases(CaseSize size);

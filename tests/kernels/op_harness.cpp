@@ -25,6 +25,8 @@ void visit_any(DType dtype, F&& f) {
       return f(double{});
     case DType::i32:
       return f(std::int32_t{});
+    case DType::u64:
+      return f(std::uint64_t{});
     case DType::u8:
       return f(std::uint8_t{});
     default:

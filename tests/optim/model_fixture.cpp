@@ -7,16 +7,19 @@
 namespace neox::testing {
 
 TestModel::TestModel(const ModelConfig& config, std::int64_t batch, std::int64_t seq, DType compute,
-                     bool recompute)
+                     Recompute recompute, bool split_backward)
     : ops(make_backend(Device{})),
       stream(make_stream(Device{})),
       model(config),
       batch_(batch),
       seq_(seq),
       recompute_(recompute),
+      pass_(Device{}),
+      gradients_(Device{}),
       keep_(Device{}),
       recompute_arena_(Device{}),
       scratch_(Device{}) {
+  if (split_backward) pass_.gradients = &gradients_;
   model.commit(*ops, *stream, compute, StoreMode::training);
   const Shape rows{batch * seq};
   ids_ = OwnedTensor(rows, DType::i32);
@@ -34,12 +37,14 @@ void TestModel::measure() {
   const DryRunBackend dry(Device{}, *ops);
   Transformer twin(model.config());
   twin.commit(dry, *stream, model.parameters().compute_dtype(), StoreMode::training, true);
-  const Execution run{dry, *stream, keep_, recompute_arena_, scratch_, recompute_, 16};
+  const Execution run = execution(dry, 0);
   const Tensor losses(nullptr, {batch_ * seq_}, DType::f32, {});
   const Tensor logits(nullptr, {batch_ * seq_, model.config().padded_vocab_size()}, DType::f32, {});
-  twin.forward_backward(run, view(), losses, nullptr);
+  twin.forward_backward(run, view(), pass_, losses);
   twin.evaluate(run, view(), losses);
   twin.logits(run, view(), logits);
+  pass_.keep.commit();
+  gradients_.commit();
   keep_.commit();
   recompute_arena_.commit();
   scratch_.commit();
@@ -58,13 +63,20 @@ MicroBatchView TestModel::view() const {
   return {batch_, seq_, first_sample_, ids_, positions_, labels_, weights_};
 }
 
-Execution TestModel::execution(bool accumulate, std::int64_t step) {
-  // A small loss chunk, so that tests cross chunk borders.
-  return {*ops, *stream, keep_, recompute_arena_, scratch_, recompute_, 16, accumulate, 7, step};
+Execution TestModel::execution(const Backend& backend, std::int64_t step) {
+  Execution run{backend, *stream, keep_, recompute_arena_, scratch_};
+  run.recompute_mode = recompute_;
+  run.loss_chunk = 16;  // small, so that tests cross chunk borders
+  run.dropout_seed = 7;
+  run.step = step;
+  return run;
 }
 
 double TestModel::forward_backward(bool accumulate, std::int64_t step) {
-  model.forward_backward(execution(accumulate, step), view(), losses_, nullptr);
+  ParameterStore& store = model.parameters();
+  for (int block = 0; block < store.block_count(); ++block)
+    store.set_accumulates(block, accumulate);
+  model.forward_backward(execution(*ops, step), view(), pass_, losses_);
   double sum = 0;
   for (std::int64_t r = 0; r < batch_ * seq_; ++r) {
     sum += double{losses_.tensor.ptr<float>()[r]} * weights_.tensor.ptr<float>()[r];
@@ -88,7 +100,7 @@ std::vector<float> TestModel::logits(std::vector<std::vector<float>>* residuals)
       views.push_back(owned.back());
     }
   }
-  model.logits(execution(), view(), out, residuals != nullptr ? &views : nullptr);
+  model.logits(execution(*ops, 0), view(), out, residuals != nullptr ? &views : nullptr);
   if (residuals != nullptr) {
     for (const Tensor& t : views) residuals->push_back(values(t));
   }

@@ -13,7 +13,8 @@ namespace neox::testing {
 class TestModel {
  public:
   TestModel(const ModelConfig& config, std::int64_t batch, std::int64_t seq,
-            DType compute = DType::f32, bool recompute = false);
+            DType compute = DType::f32, Recompute recompute = Recompute::none,
+            bool split_backward = false);
 
   /// Sets the inputs of the next call. weights: of each token's loss.
   void set_batch(const std::vector<std::int32_t>& ids, const std::vector<std::int32_t>& labels,
@@ -24,7 +25,7 @@ class TestModel {
   std::vector<float> logits(std::vector<std::vector<float>>* residuals = nullptr);
 
   MicroBatchView view() const;
-  Execution execution(bool accumulate = false, std::int64_t step = 0);
+  Execution execution(const Backend& backend, std::int64_t step);
 
   std::unique_ptr<Backend> ops;
   std::unique_ptr<Stream> stream;
@@ -33,8 +34,9 @@ class TestModel {
  private:
   void measure();
   std::int64_t batch_, seq_, first_sample_ = 0;
-  bool recompute_;
-  Arena keep_, recompute_arena_, scratch_;
+  Recompute recompute_;
+  ChunkPass pass_;
+  Arena gradients_, keep_, recompute_arena_, scratch_;
   OwnedTensor ids_, positions_, labels_, weights_, losses_;
 };
 

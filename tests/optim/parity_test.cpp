@@ -167,14 +167,22 @@ TEST_P(Parity, Gradients) {
   compare_grads(test, "/grads", 1e-4);
 }
 
-TEST_P(Parity, GradientsWithRecomputationAreBitIdentical) {
-  TestModel plain(hf_.model, batch_, seq_), again(hf_.model, batch_, seq_, DType::f32, true);
-  for (TestModel* test : {&plain, &again}) {
-    load(*test, "/weights");
-    set_batch(*test, 0);
-    test->forward_backward();
+TEST_P(Parity, GradientsAreBitIdenticalHoweverTheyAreComputed) {
+  TestModel plain(hf_.model, batch_, seq_);
+  const auto run = [&](TestModel& test) {
+    load(test, "/weights");
+    set_batch(test, 0);
+    test.forward_backward();
+    return values(test.model.parameters().grads());
+  };
+  const auto expected = run(plain);
+  for (const Recompute recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
+    for (const bool split : {false, true}) {
+      TestModel other(hf_.model, batch_, seq_, DType::f32, recompute, split);
+      EXPECT_EQ(run(other), expected)
+          << "recompute " << static_cast<int>(recompute) << ", split backward " << split;
+    }
   }
-  EXPECT_EQ(values(plain.model.parameters().grads()), values(again.model.parameters().grads()));
 }
 
 TEST_P(Parity, MaskedGradients) {

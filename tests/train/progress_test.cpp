@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <fcntl.h>
+#include <poll.h>
 #include <limits>
 #include <string_view>
 #include <sys/ioctl.h>
@@ -145,9 +146,16 @@ class Terminal {
   }
   /// What was written since the last call.
   std::string written() const {
-    std::string text(65536, '\0');
-    const ssize_t count = ::read(master_, text.data(), text.size());
-    text.resize(count > 0 ? static_cast<std::size_t>(count) : 0);
+    // The kernel hands a terminal's bytes over a little later than they are written.
+    constexpr int kQuietMilliseconds = 100;
+    std::string text;
+    pollfd ready{master_, POLLIN, 0};
+    while (::poll(&ready, 1, kQuietMilliseconds) > 0) {
+      char part[65536];
+      const ssize_t count = ::read(master_, part, sizeof part);
+      if (count <= 0) break;
+      text.append(part, static_cast<std::size_t>(count));
+    }
     return text;
   }
 

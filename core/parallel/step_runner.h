@@ -1,0 +1,107 @@
+#pragma once
+// Runs a step's micro-batches through this rank's part of the model, as a pipeline schedule says:
+// inputs to the device, arenas measured and allocated once, messages between stages, losses back.
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/model/transformer.h"
+#include "core/parallel/message_buffers.h"
+#include "core/parallel/pass_pool.h"
+#include "core/parallel/schedule.h"
+#include "io/data/batch_loader.h"
+
+namespace neox {
+
+/// This rank's place in the pipeline. The channels are groups of the stages in order, one for each
+/// direction; null with one stage.
+struct PipelinePlace {
+  int stage = 0;
+  int stages = 1;
+  Communicator* forward = nullptr;
+  Communicator* backward = nullptr;
+};
+
+struct RunnerOptions {
+  std::int64_t micro_batch = 1;  ///< sequences in one pass
+  std::int64_t seq_length = 0;
+  std::int64_t micro_batches = 1;  ///< most in one step or evaluation
+  ScheduleKind schedule = ScheduleKind::one_f_one_b;
+  Recompute recompute = Recompute::none;
+  int recompute_layers = -1;  ///< of each chunk; -1: all
+  std::int64_t loss_chunk = 1024;
+  std::uint64_t dropout_seed = 0;
+};
+
+/// Bytes of a runner's memory by what they are for.
+struct RunnerMemory {
+  std::size_t activations = 0, recompute = 0, scratch = 0, messages = 0, inputs = 0;
+};
+
+class StepRunner {
+ public:
+  /// `model` must be committed in training mode. Measures the arenas with the dry-run backend and
+  /// `measuring` (a dry-run twin of `tensor`), then allocates everything: from here on a step
+  /// allocates nothing. Throws Error on sizes that don't divide.
+  StepRunner(Transformer& model, const Backend& ops, Stream& stream, const PipelinePlace& place,
+             const TensorParallel& tensor, const TensorParallel& measuring,
+             const RunnerOptions& options);
+
+  /// Forward and backward of a step. The gradient is that of sum(mask * loss) * gradient_scale.
+  /// Returns sum(mask * loss), on the last stage; 0 elsewhere.
+  double train(std::span<const MicroBatch> batches, double gradient_scale, std::int64_t step,
+               BlockObserver& observer);
+  /// sum(mask * loss), no dropout, no gradients; on the last stage.
+  double evaluate(std::span<const MicroBatch> batches, BlockObserver& observer);
+
+  RunnerMemory memory() const;
+
+ private:
+  /// A schedule as this stage sees it.
+  struct Plan {
+    int micro_batches = 0;
+    StageActions actions{};
+    bool operator()(int count) const { return micro_batches == count && !actions.empty(); }
+  };
+  const StageActions& actions_for(Plan& plan, ScheduleKind kind, std::size_t micro_batches);
+  struct Room {
+    PassCounts passes;
+    int receive_forward = 0, receive_backward = 0;
+  };
+  Room room() const;
+  void allocate_inputs();
+  void measure(const TensorParallel& measuring, const PassCounts& counts);
+  Execution execution(const Backend& ops, const TensorParallel& tensor, std::int64_t step,
+                      BlockObserver* observer);
+  void upload(std::span<const MicroBatch> batches, double weight_scale);
+  MicroBatchView view(int micro_batch) const;
+  Tensor losses_of(int micro_batch) const;
+  double masked_loss_sum(std::span<const MicroBatch> batches);
+  bool has_head() const;
+
+  void act(const Execution& run, const Action& action);
+  void act_forward(const Execution& run, const Action& action);
+  void act_backward(const Execution& run, const Action& action);
+  void evaluate_chunk(const Execution& run, const Action& action);
+
+  Transformer& model_;
+  const Backend& ops_;
+  Stream& stream_;
+  PipelinePlace place_;
+  TensorParallel tensor_;
+  RunnerOptions options_;
+  Plan training_, evaluation_;
+  Arena keep_, recompute_, scratch_;
+  PassPool passes_;
+  OwnedTensor border_;  // a residual stream on its way through an evaluated chunk
+  std::optional<OutgoingMessages> send_forward_, send_backward_;
+  std::optional<IncomingMessages> receive_forward_, receive_backward_;
+  OwnedTensor ids_, positions_, labels_, weights_, losses_;  // [micro-batches, rows]
+  OwnedTensor host_weights_, host_losses_;
+  std::vector<std::int64_t> first_samples_;
+};
+
+}  // namespace neox

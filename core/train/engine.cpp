@@ -1,0 +1,165 @@
+#include "core/train/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "comm/activity.h"
+#include "comm/dry_run_communicator.h"
+#include "comm/host_name.h"
+#include "core/base/format.h"
+#include "core/model/init.h"
+#include "core/parallel/layout.h"
+
+namespace neox {
+namespace {
+
+ShardPlan shard_plan(const Config& config, const Communicator& data_group) {
+  ShardPlan plan;
+  plan.rank = data_group.rank();
+  plan.size = data_group.size();
+  plan.zero_stage = static_cast<int>(config.parallel.zero_stage);
+  plan.bucket_elements = std::max<std::int64_t>(
+      1, static_cast<std::int64_t>(config.parallel.gradient_bucket_mb * 1024 * 1024 / 4));
+  return plan;
+}
+
+Recompute recompute_mode(const std::string& name) {
+  if (name == "none") return Recompute::none;
+  return name == "selective" ? Recompute::selective : Recompute::full;
+}
+
+RunnerOptions runner_options(const Config& config) {
+  RunnerOptions options;
+  options.micro_batch = config.batch.train_micro_batch_size_per_gpu;
+  options.seq_length = config.model.seq_length;
+  options.micro_batches = config.batch.gradient_accumulation_steps;
+  options.schedule = schedule_kind(config.parallel.pipeline_schedule);
+  options.recompute = recompute_mode(config.parallel.recompute);
+  if (config.parallel.recompute == "first_n") {
+    options.recompute_layers = static_cast<int>(config.parallel.recompute_layers);
+  }
+  options.loss_chunk = config.train.cross_entropy_chunk;
+  options.dropout_seed = static_cast<std::uint64_t>(config.train.seed_dropout);
+  return options;
+}
+
+// Tensor ranks that hold the same key/value heads.
+std::unique_ptr<Communicator> key_value_group(const Config& config, const Topology& topology,
+                                              const ModelPartition& partition) {
+  const int holders = partition_heads(config.model, partition).key_value_holders;
+  return topology.tensor().split(
+      [holders](int rank) {
+        return SplitPlace{rank / holders, rank};
+      },
+      "key/value heads");
+}
+
+}  // namespace
+
+std::size_t MemoryPlan::total() const {
+  return weights + main_weights + gradients + optimizer + gathered_weights + gradient_buffers +
+         messages + activations + recompute + scratch + inputs;
+}
+
+std::string MemoryPlan::table() const {
+  const std::pair<const char*, std::size_t> lines[] = {{"weights", weights},
+                                                       {"main weights (f32)", main_weights},
+                                                       {"gradients (f32)", gradients},
+                                                       {"optimizer state", optimizer},
+                                                       {"gathered weights", gathered_weights},
+                                                       {"gradients on their way", gradient_buffers},
+                                                       {"messages", messages},
+                                                       {"activations", activations},
+                                                       {"recomputed block", recompute},
+                                                       {"temporaries", scratch},
+                                                       {"inputs", inputs},
+                                                       {"total", total()}};
+  std::string text;
+  for (const auto& [name, bytes] : lines) {
+    if (bytes > 0) text += fmt::format("  {:<22} {:>12}\n", name, format_bytes(bytes));
+  }
+  return text;
+}
+
+Engine::Engine(Communicator& world, const Config& config)
+    : ops_(make_backend(Device{})),
+      stream_(make_stream(Device{})),
+      topology_(world, parallel_layout(config.parallel, world.size()),
+                gather_hosts(world, host_name())),
+      model_(config.model, model_partition(config, topology_.layout(), topology_.coordinates())) {
+  const ModelPartition& partition = model_.partition();
+  key_value_ = key_value_group(config, topology_, partition);
+  model_.commit(*ops_, *stream_, config.precision.precision, StoreMode::training, false,
+                shard_plan(config, topology_.data()));
+  optimizer_.emplace(model_.parameters(), config.optimizer, *ops_, *stream_, &world);
+  GradientGroups groups;
+  groups.data = &topology_.data();
+  groups.tensor = &topology_.tensor();
+  groups.key_value = key_value_.get();
+  groups.embedding = &topology_.embedding();
+  data_parallel_.emplace(model_.parameters(), groups, *ops_, *stream_,
+                         config.parallel.gradient_reduce_dtype);
+
+  for (Communicator* group : {key_value_.get(), &topology_.data()}) {
+    group->set_purpose(Purpose::gradients);
+  }
+  for (Communicator* group : {&topology_.pipe_forward(), &topology_.pipe_backward()}) {
+    group->set_purpose(Purpose::pipeline);
+  }
+
+  PipelinePlace place;
+  place.stage = topology_.coordinates().pipe;
+  place.stages = topology_.layout().pipe;
+  place.forward = &topology_.pipe_forward();
+  place.backward = &topology_.pipe_backward();
+  Communicator& tensor = topology_.tensor();
+  measuring_group_ = make_dry_run_communicator(tensor.rank(), tensor.size());
+  runner_.emplace(model_, *ops_, *stream_, place, TensorParallel(tensor, partition.rows_sharded),
+                  TensorParallel(*measuring_group_, partition.rows_sharded),
+                  runner_options(config));
+}
+
+void Engine::initialise(std::uint64_t seed) {
+  initialise_parameters(model_.parameters(), model_.config(), seed, *ops_, *stream_);
+}
+
+Engine::StepResult Engine::train_step(std::span<const MicroBatch> batches, double gradient_scale,
+                                      std::int64_t step, double lr) {
+  data_parallel_->begin_step(static_cast<std::int64_t>(batches.size()));
+  StepResult result;
+  result.loss_sum = runner_->train(batches, gradient_scale, step, *data_parallel_);
+  Activity::set("gradient reduction", step + 1);
+  data_parallel_->finish_gradients();
+  Activity::set("optimizer", step + 1);
+  result.grad_norm = optimizer_->step(lr);
+  data_parallel_->gather_weights();
+  // The ranks of a tensor group computed the same losses.
+  if (topology_.coordinates().tensor != 0) result.loss_sum = 0.0;
+  return result;
+}
+
+double Engine::evaluate(std::span<const MicroBatch> batches) {
+  const double sum = runner_->evaluate(batches, *data_parallel_);
+  return topology_.coordinates().tensor == 0 ? sum : 0.0;
+}
+
+MemoryPlan Engine::memory_plan() const {
+  const StoreMemory store = model_.parameters().memory();
+  const DataParallelMemory data = data_parallel_->memory();
+  const RunnerMemory runner = runner_->memory();
+  MemoryPlan plan;
+  plan.weights = store.weights;
+  plan.main_weights = store.main;
+  plan.gradients = store.gradients;
+  plan.optimizer = store.optimizer;
+  plan.gathered_weights = data.weights;
+  plan.gradient_buffers = data.gradients;
+  plan.messages = data.communication + runner.messages;
+  plan.activations = runner.activations;
+  plan.recompute = runner.recompute;
+  plan.scratch = runner.scratch;
+  plan.inputs = runner.inputs;
+  return plan;
+}
+
+}  // namespace neox

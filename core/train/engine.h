@@ -1,0 +1,74 @@
+#pragma once
+// What one rank computes with: its part of the model, its groups, its share of the optimizer, and
+// the steps over them. No files, no loop, no log: those are the Trainer's.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "comm/topology.h"
+#include "core/config/config.h"
+#include "core/optim/optimizer.h"
+#include "core/parallel/data_parallel.h"
+#include "core/parallel/step_runner.h"
+
+namespace neox {
+
+/// Bytes on one rank, by what they are for.
+struct MemoryPlan {
+  std::size_t weights = 0, main_weights = 0, gradients = 0, optimizer = 0;
+  std::size_t gathered_weights = 0, gradient_buffers = 0, messages = 0;
+  std::size_t activations = 0, recompute = 0, scratch = 0, inputs = 0;
+  std::size_t total() const;
+  /// A line per non-empty category.
+  std::string table() const;
+};
+
+class Engine {
+ public:
+  /// `config` is resolved for world.size() ranks, with the vocabulary size known. The parameters
+  /// are undefined until initialised or loaded. `world` must outlive this. Collective; throws
+  /// Error.
+  Engine(Communicator& world, const Config& config);
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  const Topology& topology() const { return topology_; }
+  Transformer& model() { return model_; }
+  const Transformer& model() const { return model_; }
+  Optimizer& optimizer() { return *optimizer_; }
+  const Optimizer& optimizer() const { return *optimizer_; }
+  const Backend& ops() const { return *ops_; }
+  Stream& stream() { return *stream_; }
+
+  /// Fills the parameters: the model that the seed means, whatever the layout.
+  void initialise(std::uint64_t seed);
+
+  struct StepResult {
+    double loss_sum = 0.0;   ///< this rank's share of the sum of losses over unmasked tokens
+    double grad_norm = 0.0;  ///< before clipping; not finite: nothing was changed
+  };
+  /// One optimizer step on this rank's micro-batches. `gradient_scale`: 1 / unmasked tokens of the
+  /// global batch. Collective.
+  StepResult train_step(std::span<const MicroBatch> batches, double gradient_scale,
+                        std::int64_t step, double lr);
+  /// This rank's share of the sum of losses over unmasked tokens. Collective.
+  double evaluate(std::span<const MicroBatch> batches);
+
+  MemoryPlan memory_plan() const;
+
+ private:
+  std::unique_ptr<Backend> ops_;
+  std::unique_ptr<Stream> stream_;
+  Topology topology_;
+  std::unique_ptr<Communicator> key_value_;        // ranks with the same key/value heads
+  std::unique_ptr<Communicator> measuring_group_;  // the tensor group, for measuring memory
+  Transformer model_;
+  std::optional<Optimizer> optimizer_;
+  std::optional<DataParallel> data_parallel_;
+  std::optional<StepRunner> runner_;
+};
+
+}  // namespace neox

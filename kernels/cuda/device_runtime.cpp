@@ -1,0 +1,169 @@
+#include "kernels/cuda/device_runtime.h"
+
+#include "core/base/error.h"
+#include "core/base/format.h"
+#include "kernels/cuda/internal.h"
+
+namespace neox {
+namespace {
+
+constexpr int kLeastCapability = 8;  // Ampere: the oldest architecture that kernels are built for
+
+class CudaStream final : public Stream {
+ public:
+  explicit CudaStream(int device_index) : index_(device_index) {
+    const DeviceGuard guard(index_);
+    // Non-blocking: the legacy default stream would order itself against every other stream.
+    cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
+               "cudaStreamCreateWithFlags");
+  }
+  ~CudaStream() override { static_cast<void>(cudaStreamDestroy(stream_)); }
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
+
+  Device device() const override { return {DeviceKind::cuda, index_}; }
+  void synchronize() override {
+    cuda_check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  }
+  void* native() const override { return stream_; }
+
+ private:
+  int index_;
+  cudaStream_t stream_ = nullptr;
+};
+
+class CudaEvent final : public Event {
+ public:
+  explicit CudaEvent(int device_index) {
+    const DeviceGuard guard(device_index);
+    cuda_check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming),
+               "cudaEventCreateWithFlags");
+  }
+  ~CudaEvent() override { static_cast<void>(cudaEventDestroy(event_)); }
+  CudaEvent(const CudaEvent&) = delete;
+  CudaEvent& operator=(const CudaEvent&) = delete;
+
+  void record(Stream& stream) override {
+    cuda_check(cudaEventRecord(event_, cuda_stream(stream)), "cudaEventRecord");
+  }
+  void make_wait(Stream& stream) override {
+    cuda_check(cudaStreamWaitEvent(cuda_stream(stream), event_, 0), "cudaStreamWaitEvent");
+  }
+  bool done() const override {
+    const cudaError_t code = cudaEventQuery(event_);
+    if (code == cudaErrorNotReady) {
+      cudaGetLastError();  // no failure, but CUDA remembers it as one
+      return false;
+    }
+    cuda_check(code, "cudaEventQuery");
+    return true;
+  }
+  void synchronize() override { cuda_check(cudaEventSynchronize(event_), "cudaEventSynchronize"); }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+class CudaRuntime final : public DeviceRuntime {
+ public:
+  void* allocate(std::size_t bytes, int device_index) override {
+    const DeviceGuard guard(device_index);
+    void* memory = nullptr;  // cudaMalloc aligns to 256 bytes at least
+    const cudaError_t code = cudaMalloc(&memory, bytes);
+    if (code == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      std::size_t free = 0, total = 0;
+      cuda_check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+      fail("out of memory on {}: {} could not be allocated; {} of its {} are free",
+           name_of({DeviceKind::cuda, device_index}), format_bytes(bytes), format_bytes(free),
+           format_bytes(total));
+    }
+    cuda_check(code, "cudaMalloc");
+    return memory;
+  }
+
+  /// Waits for the device's queued work. Runs in destructors, so it keeps silent: failed work is
+  /// reported where somebody waits for it.
+  void release(void* memory, std::size_t, int) override {
+    static_cast<void>(cudaFree(memory));
+    static_cast<void>(cudaGetLastError());
+  }
+
+  void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes,
+            Stream& stream) override {
+    if (bytes == 0) return;
+    const cudaStream_t queue = cuda_stream(stream);
+    const DeviceGuard guard(stream.device().index);
+    if (!to_device.is_cpu() && !from_device.is_cpu() && to_device.index != from_device.index) {
+      cuda_check(cudaMemcpyPeerAsync(to, to_device.index, from, from_device.index, bytes, queue),
+                 "cudaMemcpyPeerAsync");
+      return;
+    }
+    const cudaMemcpyKind kind =
+        to_device.is_cpu()
+            ? (from_device.is_cpu() ? cudaMemcpyHostToHost : cudaMemcpyDeviceToHost)
+            : (from_device.is_cpu() ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToDevice);
+    cuda_check(cudaMemcpyAsync(to, from, bytes, kind, queue), "cudaMemcpyAsync");
+  }
+
+  void fill_zero(void* memory, std::size_t bytes, Stream& stream) override {
+    if (bytes == 0) return;
+    const cudaStream_t queue = cuda_stream(stream);
+    const DeviceGuard guard(stream.device().index);
+    cuda_check(cudaMemsetAsync(memory, 0, bytes, queue), "cudaMemsetAsync");
+  }
+
+  std::unique_ptr<Stream> make_stream(int device_index) override {
+    return std::make_unique<CudaStream>(device_index);
+  }
+  std::unique_ptr<Event> make_event(int device_index) override {
+    return std::make_unique<CudaEvent>(device_index);
+  }
+};
+
+/// "13.0" of 13000
+std::string version_text(int version) {
+  return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+}
+
+/// Why counting the devices failed.
+std::string reason_of(cudaError_t code) {
+  cudaGetLastError();
+  if (code == cudaErrorNoDevice) {
+    return "no CUDA device is visible (none in this machine, or CUDA_VISIBLE_DEVICES hides it)";
+  }
+  if (code == cudaErrorInsufficientDriver) {  // also when there is no driver at all
+    int driver = 0;
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+      return "no CUDA driver is installed";
+    }
+    return fmt::format("the CUDA driver supports CUDA {}, this program needs {}",
+                       version_text(driver), version_text(CUDART_VERSION));
+  }
+  return fmt::format("the CUDA driver answers {}: {}", cudaGetErrorName(code),
+                     cudaGetErrorString(code));
+}
+
+}  // namespace
+
+std::string register_cuda_runtime() {
+  int devices = 0;
+  cudaError_t code = cudaGetDeviceCount(&devices);
+  if (code == cudaSuccess && devices == 0) code = cudaErrorNoDevice;
+  if (code != cudaSuccess) return reason_of(code);
+  for (int index = 0; index < devices; ++index) {
+    int major = 0;
+    code = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
+    if (code != cudaSuccess) return reason_of(code);
+    if (major < kLeastCapability) {
+      return fmt::format(
+          "cuda:{} has compute capability {}.x, the kernels need {}.0 or later (hide it with "
+          "CUDA_VISIBLE_DEVICES to use others)",
+          index, major, kLeastCapability);
+    }
+  }
+  register_device_runtime(DeviceKind::cuda, std::make_unique<CudaRuntime>());
+  return "";
+}
+
+}  // namespace neox

@@ -1,0 +1,27 @@
+#include "tests/gpu/gpu_support.h"
+
+#include "kernels/backend.h"
+#include "kernels/cuda/device_runtime.h"
+
+namespace neox::testing {
+
+const std::string& no_gpu_reason() {
+  static const std::string reason = register_cuda_runtime();
+  return reason;
+}
+
+const Backend& cpu_backend() {
+  static const std::unique_ptr<Backend> backend = make_backend(Device{});
+  return *backend;
+}
+
+const Backend& cuda_kernels_on(Device device) {
+  if (device.is_cpu()) {
+    static const ElementwiseOnly on_host(Device{}, cpu_backend());
+    return on_host;
+  }
+  static const ElementwiseOnly on_gpu(kGpu, cpu_backend());
+  return on_gpu;
+}
+
+}  // namespace neox::testing
