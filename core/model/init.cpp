@@ -65,10 +65,11 @@ void initialise_parameters(ParameterStore& store, const ModelConfig& model, std:
         fill_zero(stream, shard.local);
         continue;
       }
-      // Computed on the host, where it is the same for every device; main weights are f32.
+      // Computed on the host in f32, where it is the same for every device; in place where
+      // possible.
       for (std::int64_t at = 0; at < piece.piece.size; at += kStagedElements) {
         const Tensor part = shard.local.slice(at, std::min(at + kStagedElements, piece.piece.size));
-        const bool in_place = part.device.is_cpu();
+        const bool in_place = part.device.is_cpu() && part.dtype == DType::f32;
         const OwnedTensor staged = in_place ? OwnedTensor() : OwnedTensor(part.shape, DType::f32);
         const Tensor host = in_place ? part : staged.tensor;
         if (rule.kind == InitRule::Kind::ones) {
@@ -77,7 +78,10 @@ void initialise_parameters(ParameterStore& store, const ModelConfig& model, std:
           fill_random(shard, piece.begin + at, host, rule.method,
                       init_std(rule.method, model, shard.global), seed);
         }
-        if (!in_place) copy(stream, host, part);
+        if (in_place) continue;
+        const OwnedTensor moved(part.shape, DType::f32, part.device);
+        copy(stream, host, moved);
+        ops.cast(stream, moved, part);
         stream.synchronize();
       }
     }
