@@ -199,8 +199,8 @@ std::vector<Option> logging_options() {
        .doc = "Progress bar, when standard error is a terminal"},
       {.name = "profile",
        .field = at<&LoggingConfig::profile>(),
-       .doc = "For every step and rank: time of computing, waiting for each group, pipeline bubble "
-              "and data; at the end a table of communication"},
+       .doc =
+           "Show where each step's time goes on every rank, and at the end what was communicated"},
       {.name = "verbose",
        .field = at<&LoggingConfig::verbose>(),
        .doc = "Debug messages, and the place in the code of errors"},

@@ -1,7 +1,12 @@
 #include "core/train/dry_run.h"
 
 #include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <span>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include "comm/dry_run_communicator.h"
@@ -99,15 +104,43 @@ struct EqualRanks {
   }
 };
 
+// Ranks [first, first + plans.size()), on all cores: each is a program of its own.
+void plan_ranks(const Config& config, int first, int ranks, std::vector<RankPlan>& plans) {
+  std::atomic<std::size_t> next{0};
+  std::exception_ptr problem;
+  std::mutex mutex;
+  const auto work = [&] {
+    try {
+      for (std::size_t i = next++; i < plans.size(); i = next++) {
+        plans[i] = plan_rank(config, first + static_cast<int>(i), ranks);
+      }
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      problem = std::current_exception();
+      next = plans.size();
+    }
+  };
+  std::vector<std::jthread> threads;
+  const std::size_t cores = std::max(1u, std::thread::hardware_concurrency());
+  while (threads.size() < std::min(cores, plans.size())) threads.emplace_back(work);
+  threads.clear();  // joins
+  if (problem) std::rethrow_exception(problem);
+}
+
 std::vector<EqualRanks> plan_all(const Config& config, int ranks) {
+  constexpr int kAtOnce = 64;  // bounds memory
   std::vector<EqualRanks> groups;
-  for (int rank = 0; rank < ranks; ++rank) {
-    RankPlan plan = plan_rank(config, rank, ranks);
-    auto group = std::find_if(groups.begin(), groups.end(),
-                              [&](const EqualRanks& g) { return g.same(plan); });
-    if (group == groups.end()) group = groups.insert(groups.end(), {std::move(plan), 0, rank});
-    ++group->count;
-    group->last = rank;
+  for (int first = 0; first < ranks; first += kAtOnce) {
+    std::vector<RankPlan> plans(static_cast<std::size_t>(std::min(kAtOnce, ranks - first)));
+    plan_ranks(config, first, ranks, plans);
+    for (RankPlan& plan : plans) {
+      const int rank = plan.rank;
+      auto group = std::find_if(groups.begin(), groups.end(),
+                                [&](const EqualRanks& g) { return g.same(plan); });
+      if (group == groups.end()) group = groups.insert(groups.end(), {std::move(plan), 0, rank});
+      ++group->count;
+      group->last = rank;
+    }
   }
   return groups;
 }
@@ -172,7 +205,10 @@ RankPlan plan_rank(const Config& config, int rank, int ranks) {
   Engine engine(*world, config, EngineMode::dry_run);
   const std::vector<MicroBatch> batches(
       static_cast<std::size_t>(config.batch.gradient_accumulation_steps));
-  engine.train_step(batches, 1.0, 0, config.optimizer.lr);
+  // Of the first step only ZeRO 3 remembers more than that it was one: its order of gathers.
+  const bool whole = config.parallel.zero_stage == 3;
+  engine.train_step(std::span(batches).first(whole ? batches.size() : 1), 1.0, 0,
+                    config.optimizer.lr);
   engine.counted()->reset_counts();
   const std::vector<GroupTraffic> before = engine.traffic();
   engine.train_step(batches, 1.0, 1, config.optimizer.lr);

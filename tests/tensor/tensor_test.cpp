@@ -65,5 +65,39 @@ TEST(Slice, Intersection) {
   EXPECT_FALSE(intersect(a, Slice{{8, 0}, {1, 8}}));
 }
 
+TEST(DryRun, TakesNoMemoryButKeepsToTheMeasure) {
+  const auto calls = allocation_counts().calls;
+  const OwnedTensor tensor({1 << 20, 1 << 20}, DType::f32, {}, true);
+  EXPECT_EQ(tensor.tensor.data, nullptr);
+  EXPECT_EQ(tensor.tensor.bytes(), std::size_t{1} << 42);
+  Arena arena(Device{}, true);
+  arena.take({1 << 20, 1 << 20}, DType::f32);
+  arena.release(0);
+  arena.commit();
+  EXPECT_EQ(arena.take({1 << 20, 1 << 20}, DType::f32).data, nullptr);
+  EXPECT_THROW(arena.take({1}, DType::f32), Error);
+  EXPECT_EQ(allocation_counts().calls, calls);
+}
+
+TEST(Allocations, AreCountedByOwner) {
+  restart_allocation_peaks();
+  const auto run = allocation_counts(MemoryOwner::run);
+  const auto backend = allocation_counts(MemoryOwner::backend);
+  const auto all = allocation_counts();
+  {
+    const Buffer mine(1000, Device{});
+    Buffer theirs(500, Device{}, MemoryOwner::backend);
+    const Buffer moved = std::move(theirs);
+  }
+  { const Buffer mine(200, Device{}); }
+  EXPECT_EQ(allocation_counts(MemoryOwner::run).bytes_peak, run.bytes_live + 1000);
+  EXPECT_EQ(allocation_counts(MemoryOwner::backend).bytes_peak, backend.bytes_live + 500);
+  EXPECT_EQ(allocation_counts().bytes_peak, all.bytes_live + 1500);
+  EXPECT_EQ(allocation_counts(MemoryOwner::run).bytes_live, run.bytes_live);
+  EXPECT_EQ(allocation_counts(MemoryOwner::backend).bytes_live, backend.bytes_live);
+  restart_allocation_peaks();
+  EXPECT_EQ(allocation_counts().bytes_peak, all.bytes_live);
+}
+
 }  // namespace
 }  // namespace neox
