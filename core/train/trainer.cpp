@@ -248,6 +248,10 @@ StopReason Trainer::run() {
     progress_.consumed_samples += batch.samples;
     progress_.consumed_tokens += tokens;
     check_step(result);
+    const std::int64_t replica_interval = config_.parallel.replica_check_interval;
+    if (replica_interval > 0 && progress_.step % replica_interval == 0) {
+      engine_->check_replicas(progress_.step);
+    }
     log_->step({progress_.step, result.loss, result.grad_norm, lr, seconds_since(begin), waited,
                 tokens, progress_.consumed_tokens});
     if (result.stop_requested) {
