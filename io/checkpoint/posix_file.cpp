@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "comm/activity.h"
 #include "core/base/error.h"
 
 namespace neox {
@@ -88,6 +89,7 @@ std::int64_t PosixFile::size() const {
 void PosixFile::write(const void* data, std::int64_t bytes, std::int64_t offset) const {
   const auto* from = static_cast<const std::byte*>(data);
   while (bytes > 0) {
+    Activity::tick();  // a slow disk is not a hang
     const auto piece = static_cast<std::size_t>(std::min(bytes, kPieceBytes));
     const ssize_t n =
         system_call("pwrite", path_, [&] { return ::pwrite(descriptor_, from, piece, offset); });
@@ -102,6 +104,7 @@ void PosixFile::write(const void* data, std::int64_t bytes, std::int64_t offset)
 void PosixFile::read(void* data, std::int64_t bytes, std::int64_t offset) const {
   auto* to = static_cast<std::byte*>(data);
   while (bytes > 0) {
+    Activity::tick();  // a slow disk is not a hang
     const auto piece = static_cast<std::size_t>(std::min(bytes, kPieceBytes));
     const ssize_t n =
         system_call("pread", path_, [&] { return ::pread(descriptor_, to, piece, offset); });

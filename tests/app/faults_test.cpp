@@ -148,5 +148,67 @@ TEST_F(FaultsOfOneRank, AnotherConfigurationIsNoticed) {
                                        "same command"));
 }
 
+// ---- one rank of four does something wrong, the others wait for it
+// -------------------------------
+
+struct Case {
+  const char* name;
+  double limit;  ///< of the watchdog; part of the time the job takes
+  std::vector<const char*> says;
+};
+
+class FaultCases : public ::testing::TestWithParam<Case> {};
+
+TEST_P(FaultCases, TheJobEndsAndNamesTheRank) {
+  const Case& c = GetParam();
+  const Workspace workspace;
+  const auto start = std::chrono::steady_clock::now();
+  Job job(workspace, mpirun(kRanks, fmt::format("fault_cases {}", c.name)), ".");
+  const double gone = job.wait(60, "fault_cases");
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  EXPECT_GE(gone, 0) << job.err();
+  EXPECT_LT(seconds, c.limit + kSecondsToEnd + 2) << "with the start of MPI\n" << job.err();
+  EXPECT_NE(job.exit_code(), 0);
+  for (const char* text : c.says) EXPECT_THAT(job.err(), HasSubstr(text));
+  std::printf("    %.2f s with the start of MPI\n", seconds);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, FaultCases,
+    ::testing::Values(
+        Case{
+            "compute",
+            1,
+            {"no progress for 1 s (train.watchdog_timeout); held up by\n  rank 2 (",
+             "in step 7, forward, micro-batch 3 computes or waits outside of communication",
+             "these wait for others:\n  rank 0 (", "waiting in recv from its rank 2 of the world"}},
+        Case{"deadlock",
+             1,
+             {"every rank waits for another one: they do not make the same calls:",
+              "in step 9, backward, micro-batch 1, waiting in all_reduce of the world group",
+              "waiting in barrier of the world group"}},
+        Case{"exit", 0, {"watchdog: rank 2 (", "has vanished"}}, Case{"crash", 0, {"rank 2 "}},
+        Case{"error", 0, {"fault_cases: rank 2: the disk is gone"}},
+        Case{"memory", 0, {"fault_cases: rank 2: out of memory"}},
+        Case{"mpi", 0, {"fault_cases: rank 2: recv failed in ", "truncated"}}),
+    [](const auto& param) { return std::string(param.param.name); });
+
+// Some launchers leave the other ranks alone when one is gone (mpirun does with --enable-recovery):
+// then only the watchdog ends the job.
+TEST(FaultsWithoutLauncher, TheWatchdogEndsTheJobAlone) {
+  const Workspace workspace;
+  Job job(workspace, "mpirun --enable-recovery -np 4 --oversubscribe fault_cases wait", ".");
+  ASSERT_TRUE(job.wait_for_ranks(kRanks, 60, "fault_cases"));
+  std::this_thread::sleep_for(std::chrono::seconds(2));
+  const auto ranks = job.ranks("fault_cases");
+  ASSERT_EQ(ranks.size(), 4u) << job.err();
+  ASSERT_EQ(::kill(ranks.at(1), SIGKILL), 0);
+  const double seconds = job.wait(30, "fault_cases");
+  EXPECT_TRUE(seconds >= 0 && seconds < kSecondsToEnd) << seconds << " s\n" << job.err();
+  EXPECT_THAT(job.err(), HasSubstr("watchdog: rank 1 ("));
+  std::printf("    all ranks gone after %.2f s\n", seconds);
+}
+
 }  // namespace
 }  // namespace neox::testing

@@ -65,7 +65,9 @@ Job::Job(const Workspace& workspace, const std::string& command, const std::stri
 }
 
 Job::~Job() {
-  for (const auto& [rank, pid] : ranks()) ::kill(pid, SIGKILL);
+  for (const char* program : {"neox_train", "fault_cases"}) {
+    for (const auto& [rank, pid] : ranks(program)) ::kill(pid, SIGKILL);
+  }
   if (reaped_) return;
   ::kill(launcher_, SIGKILL);
   waitpid(launcher_, nullptr, 0);
@@ -86,9 +88,9 @@ std::map<int, pid_t> Job::ranks(const std::string& program) const {
   return found;
 }
 
-bool Job::wait_for_ranks(int count, double seconds) const {
+bool Job::wait_for_ranks(int count, double seconds, const std::string& program) const {
   for (const auto start = Clock::now(); since(start) < seconds; nap()) {
-    if (static_cast<int>(ranks().size()) == count) return true;
+    if (static_cast<int>(ranks(program).size()) == count) return true;
   }
   return false;
 }
@@ -110,9 +112,9 @@ bool Job::running() {
   return false;
 }
 
-double Job::wait(double seconds) {
+double Job::wait(double seconds, const std::string& program) {
   for (const auto start = Clock::now(); since(start) < seconds; nap()) {
-    if (!running() && ranks().empty()) return since(start);
+    if (!running() && ranks(program).empty()) return since(start);
   }
   return -1;
 }

@@ -21,12 +21,13 @@ class Job {
   /// Processes of `program` that live, by MPI rank.
   std::map<int, pid_t> ranks(const std::string& program = "neox_train") const;
   /// Waits until all `count` ranks are there; false after `seconds`.
-  bool wait_for_ranks(int count, double seconds = 60) const;
+  bool wait_for_ranks(int count, double seconds = 60,
+                      const std::string& program = "neox_train") const;
   /// Waits until stderr holds `text`; false after `seconds` or when the job ends.
   bool wait_for_text(const std::string& text, double seconds = 60);
   /// Waits for mpirun and every rank to be gone; the seconds it took, or a negative number when
   /// they were not gone after `seconds`.
-  double wait(double seconds);
+  double wait(double seconds, const std::string& program = "neox_train");
   bool running();
   int exit_code() const { return exit_code_; }
   std::string err() const;
