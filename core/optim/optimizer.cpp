@@ -26,7 +26,10 @@ double Optimizer::step(double lr) {
     if (!piece.counted) continue;
     ops_.square_sum(stream_, store_.piece(State::gradients, piece), square_sum_, true);
   }
-  if (world_ != nullptr) world_->all_reduce(square_sum_, ReduceOp::sum, stream_).wait(stream_);
+  if (world_ != nullptr) {
+    const TrafficScope scope(*world_, Purpose::norm);
+    world_->all_reduce(square_sum_, ReduceOp::sum, stream_).wait(stream_);
+  }
   ops_.clip_scale(stream_, square_sum_, static_cast<float>(config_.gradient_clipping), scale_);
   copy(stream_, square_sum_, host_square_sum_);
   stream_.synchronize();
