@@ -75,8 +75,9 @@ Difference first_difference(const std::vector<Fact>& theirs, const std::vector<F
           fmt::format("{}", theirs.size()), fmt::format("{}", ours.size())};
 }
 
-// "rank 3 (node1)"; "ranks 2, 4-7 (node0, node1)"; at most a few of each.
-std::string name_ranks(const std::vector<int>& ranks, const std::vector<std::string>& hosts) {
+}  // namespace
+
+std::string name_ranks(std::span<const int> ranks, std::span<const std::string> hosts) {
   constexpr std::size_t kMost = 8;
   std::vector<std::string> pieces, names;
   for (std::size_t i = 0; i < ranks.size();) {
@@ -101,8 +102,6 @@ std::string name_ranks(const std::vector<int>& ranks, const std::vector<std::str
   };
   return fmt::format("rank{} {} ({})", ranks.size() == 1 ? "" : "s", join(pieces), join(names));
 }
-
-}  // namespace
 
 void check_equal(Communicator& group, std::span<const Fact> facts) {
   const std::string mine = serialise(facts);

@@ -21,4 +21,8 @@ struct Fact {
 /// the advice. Collective; one small reduction when all is well.
 void check_equal(Communicator& group, std::span<const Fact> facts);
 
+/// "rank 3 (node1)"; "ranks 2, 4-7 (node0, node1)"; at most a few of each. `ranks` ascend; `hosts`
+/// has the host of every rank of the job.
+std::string name_ranks(std::span<const int> ranks, std::span<const std::string> hosts);
+
 }  // namespace neox

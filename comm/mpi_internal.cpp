@@ -59,10 +59,11 @@ MPI_Op mpi_op(ReduceOp op) {
 void Backoff::pause() {
   // No sched_yield in between: next to a computing thread it waits for a whole time slice.
   constexpr int kTests = 16;
-  ++tests_;
-  if (tests_ <= kTests) return;
-  const int step = std::min((tests_ - kTests) / 16, 4);
-  std::this_thread::sleep_for(std::chrono::microseconds(10 << step));
+  constexpr std::int64_t kShortest = 10, kLongest = 2000, kShare = 32;  // microseconds; 1/32
+  if (++tests_ <= kTests) return;
+  const std::int64_t sleep = std::clamp(slept_us_ / kShare, kShortest, kLongest);
+  std::this_thread::sleep_for(std::chrono::microseconds(sleep));
+  slept_us_ += sleep;
 }
 
 bool test_all(std::span<MPI_Request> requests, Collective operation) {

@@ -20,13 +20,16 @@ MPI_Op mpi_op(ReduceOp op);
 std::unique_ptr<Communicator> adopt_communicator(MPI_Comm group, const std::string& name);
 
 /// Waits for requests without taking the core from a thread that computes: a few tests in a row,
-/// then sleeps that grow. One per wait.
+/// then sleeps that grow in step with the time waited, so that a wait is late by a small share of
+/// itself, and many ranks that wait on few cores leave these to the ranks that compute. One per
+/// wait.
 class Backoff {
  public:
   void pause();
 
  private:
   int tests_ = 0;
+  std::int64_t slept_us_ = 0;
 };
 
 /// Tests all of `requests` once; true when all have finished.

@@ -52,7 +52,8 @@ the third; three must agree; with only one, gradient_accumulation_steps is 1.
 With rampup_batch_size = start, increment, samples, a step's batch depends on the samples consumed
 before it, c, and on nothing else: n = (train_batch_size - start) / increment steps lead to
 train_batch_size, and the batch is start + increment x floor(c n / samples) until then. Each of
-these sizes must be a multiple of train_micro_batch_size_per_gpu x D.
+these sizes must be a multiple of train_micro_batch_size_per_gpu x D. train_iters counts steps of
+any size, and the learning rate follows the steps, as in GPT-NeoX, not the samples.
 )";
 
 constexpr const char* kLayout = R"(

@@ -92,11 +92,6 @@ constexpr const char* kCheckpointActivations = "parallel.checkpoint_activations"
 
 // Options whose implementation is still to come; a line goes when its option works.
 void refuse_unimplemented(const Config& config, Checker& c) {
-  const ParallelConfig& p = config.parallel;
-  c.check(p.replica_check_interval == 0, "parallel.replica_check_interval",
-          "not implemented yet; set it to 0");
-  c.check(config.batch.rampup_batch_size.empty(), "batch.rampup_batch_size",
-          "not implemented yet; leave it out");
   c.check(config.precision.precision != DType::f16, "precision.precision",
           "training in fp16 needs loss scaling, which is not implemented yet; use bfloat16");
 }

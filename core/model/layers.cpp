@@ -59,14 +59,16 @@ void Norm::run_backward(const Context& ctx, ConstTensor dy, const Saved& saved,
                         ConstTensor residual_grad, Tensor dx, bool weights) const {
   const auto& store = ctx.parameters;
   const Tensor weight_grad = weights ? store.grad(weight_) : Tensor{};
+  // The second half of a split backward needs no weights, and with ZeRO 3 they are not there.
+  const ConstTensor weight = dx ? ConstTensor(store.weight(weight_)) : ConstTensor{};
   if (kind_ == NormKind::rmsnorm) {
-    ctx.ops.rms_norm_backward(ctx.stream, dy, saved.x, store.weight(weight_), saved.rstd,
-                              residual_grad, dx, weight_grad, store.accumulates(weight_));
+    ctx.ops.rms_norm_backward(ctx.stream, dy, saved.x, weight, saved.rstd, residual_grad, dx,
+                              weight_grad, store.accumulates(weight_));
     return;
   }
   const Tensor bias_grad = weights && bias_ >= 0 ? store.grad(bias_) : Tensor{};
-  ctx.ops.layer_norm_backward(ctx.stream, dy, saved.x, store.weight(weight_), saved.mean,
-                              saved.rstd, residual_grad, dx, weight_grad, bias_grad,
+  ctx.ops.layer_norm_backward(ctx.stream, dy, saved.x, weight, saved.mean, saved.rstd,
+                              residual_grad, dx, weight_grad, bias_grad,
                               store.accumulates(weight_));
 }
 

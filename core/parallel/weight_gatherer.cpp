@@ -48,8 +48,10 @@ void WeightGatherer::begin_step() {
 int WeightGatherer::next_block(int block, bool backward) {
   if (recording_) {
     if (position_ < order_.size() && order_[position_] != block) order_.resize(position_);
-    if (position_ == order_.size()) order_.push_back(block);
+    const bool known = position_ < order_.size();
+    if (!known) order_.push_back(block);
     if (++position_ < order_.size()) return order_[position_];
+    if (known) return kNoBlock;  // a step ended here before: the next one has other weights
   }
   return block + (backward ? -1 : 1);
 }

@@ -37,6 +37,7 @@ class WeightGatherer {
 
  private:
   static constexpr int kSlots = 2;  // the block in use, and the next one
+  static constexpr int kNoBlock = -1;
   struct Slot {
     Tensor memory;
     int block = -1;              // whose weights it holds or awaits
@@ -55,6 +56,7 @@ class WeightGatherer {
   Slot* slot_of(int block);
   /// Fetches the block into a slot that nobody uses; null when there is none.
   Slot* load(int block);
+  /// The block that is needed after this one, as far as known; kNoBlock: none in this step.
   int next_block(int block, bool backward);
   void prefetch(int block);
 

@@ -11,6 +11,12 @@ bool wants_validation(const Config& config) {
 
 }  // namespace
 
+BatchSizes batch_sizes(const BatchConfig& config) {
+  const auto& rampup = config.rampup_batch_size;
+  if (rampup.empty()) return config.train_batch_size;
+  return {config.train_batch_size, {rampup.at(0), rampup.at(1), rampup.at(2)}};
+}
+
 RunData open_run_data(const Config& config) {
   const DataConfig& d = config.data;
   TokenDatasetOptions options;
@@ -19,7 +25,7 @@ RunData open_run_data(const Config& config) {
   options.vocab_size = config.model.vocab_size;
   options.cache_dir = d.index_cache_dir;
   options.warm_up = d.mmap_warmup;
-  const std::int64_t train_samples = config.train.train_iters * config.batch.train_batch_size;
+  const std::int64_t train_samples = batch_sizes(config.batch).after(0, config.train.train_iters);
   const std::int64_t valid_samples =
       wants_validation(config) ? config.train.eval_iters * config.batch.train_batch_size : 0;
   RunData data;

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/config/config.h"
+#include "io/data/batch_sizes.h"
 #include "io/data/token_dataset.h"
 
 namespace neox {
@@ -13,9 +14,12 @@ struct RunData {
   std::optional<TokenDataset> train, valid;
 };
 
+/// The sizes of a run's steps.
+BatchSizes batch_sizes(const BatchConfig& config);
+
 /// Opens train and validation data (a configuration resolved for training; the vocabulary size
-/// known) and checks every token and that there are enough samples. Training takes train_iters *
-/// train_batch_size samples. Every validation uses the same eval_iters global batches, so that its
+/// known) and checks every token and that there are enough samples. Training takes the samples of
+/// train_iters steps. Every validation uses the same eval_iters global batches, so that its
 /// losses compare; they are absent when eval_interval or eval_iters is 0.
 RunData open_run_data(const Config& config);
 

@@ -153,6 +153,17 @@ double Engine::evaluate(std::span<const MicroBatch> batches) {
   return topology_.coordinates().tensor == 0 ? sum : 0.0;
 }
 
+void Engine::check_replicas(std::int64_t step) {
+  Activity::set("replica check", step);
+  if (!replica_check_) {
+    replica_check_.emplace(model_.parameters(),
+                           ReplicaGroups{topology_.world(), topology_.data(), topology_.tensor(),
+                                         *key_value_, topology_.embedding()},
+                           *ops_, *stream_);
+  }
+  replica_check_->run(*data_parallel_, step, topology_.hosts());
+}
+
 MemoryPlan Engine::memory_plan() const {
   const StoreMemory store = model_.parameters().memory();
   const DataParallelMemory data = data_parallel_->memory();

@@ -13,6 +13,7 @@
 #include "core/config/config.h"
 #include "core/optim/optimizer.h"
 #include "core/parallel/data_parallel.h"
+#include "core/parallel/replica_check.h"
 #include "core/parallel/step_runner.h"
 #include "kernels/dry_run/dry_run_backend.h"
 
@@ -68,6 +69,10 @@ class Engine {
   /// This rank's share of the sum of losses over unmasked tokens. Collective.
   double evaluate(std::span<const MicroBatch> batches);
 
+  /// Compares the copies of parameters that several ranks hold (ReplicaCheck). `step`: steps done.
+  /// Collective; every rank throws the same Error when copies differ.
+  void check_replicas(std::int64_t step);
+
   /// What this rank allocates for a run. A backend's own memory (MemoryOwner::backend) comes on
   /// top.
   MemoryPlan memory_plan() const;
@@ -93,6 +98,7 @@ class Engine {
   std::optional<Optimizer> optimizer_;
   std::optional<DataParallel> data_parallel_;
   std::optional<StepRunner> runner_;
+  std::optional<ReplicaCheck> replica_check_;
 };
 
 }  // namespace neox

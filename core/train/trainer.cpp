@@ -24,10 +24,10 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-BatchLoaderOptions loader_options(const Config& config, const Communicator& group,
-                                  std::int64_t steps) {
+BatchLoaderOptions loader_options(const Config& config, const BatchSizes& sizes,
+                                  const Communicator& group, std::int64_t steps) {
   BatchLoaderOptions options;
-  options.train_batch_size = config.batch.train_batch_size;
+  options.batch_sizes = sizes;
   options.micro_batch = config.batch.train_micro_batch_size_per_gpu;
   options.dp_rank = group.rank();
   options.dp_size = group.size();
@@ -124,6 +124,12 @@ void Trainer::print_summary() const {
       config_.batch.train_batch_size, layout.data, layout.data == 1 ? "" : "s",
       config_.batch.gradient_accumulation_steps, config_.batch.train_micro_batch_size_per_gpu,
       config_.model.seq_length);
+  if (const BatchSizes sizes = batch_sizes(config_.batch); sizes.grows()) {
+    const auto [start, increment, samples] = sizes.rampup();
+    log_info("batch ramp-up: from {} by {} samples; full from step {} on ({} samples consumed)",
+             start, increment, sizes.first_full_step() + 1,
+             format_grouped(sizes.after(0, sizes.first_full_step())));
+  }
   if (world_.size() > 1) {
     log_info("layout: tensor {}{} x data {} (ZeRO {}) x pipe {} ({})\n{}", layout.tensor,
              engine_->model().partition().rows_sharded ? " (rows sharded)" : "", layout.data,
@@ -179,7 +185,10 @@ void Trainer::check_step(const StepResult& result) {
 double Trainer::evaluate() {
   log_->activity("validating");
   const std::int64_t steps = config_.train.eval_iters;
-  BatchLoader loader(*data_.valid, loader_options(config_, engine_->topology().data(), steps), 0);
+  BatchLoader loader(
+      *data_.valid,
+      loader_options(config_, config_.batch.train_batch_size, engine_->topology().data(), steps),
+      0);
   std::array<double, 2> sums = {0.0, 0.0};
   for (std::int64_t i = 0; i < steps; ++i) {
     Activity::set("validation", progress_.step, i);
@@ -231,7 +240,8 @@ StopReason Trainer::run_steps() {
     return StopReason::finished;
   }
   BatchLoader loader(*data_.train,
-                     loader_options(config_, engine_->topology().data(), last - progress_.step),
+                     loader_options(config_, batch_sizes(config_.batch), engine_->topology().data(),
+                                    last - progress_.step),
                      progress_.consumed_samples);
   while (progress_.step < last) {
     const auto begin = std::chrono::steady_clock::now();
@@ -241,13 +251,17 @@ StopReason Trainer::run_steps() {
     const double waited = seconds_since(begin);
     const double lr = schedule.at(progress_.step);
     const StepResult result = train_step(batch, lr, signals);
+    const std::int64_t tokens = batch.samples * config_.model.seq_length;
     ++progress_.step;
-    progress_.consumed_samples += config_.batch.train_batch_size;
-    progress_.consumed_tokens += config_.batch.train_batch_size * config_.model.seq_length;
+    progress_.consumed_samples += batch.samples;
+    progress_.consumed_tokens += tokens;
     check_step(result);
+    const std::int64_t replica_interval = config_.parallel.replica_check_interval;
+    if (replica_interval > 0 && progress_.step % replica_interval == 0) {
+      engine_->check_replicas(progress_.step);
+    }
     log_->step({progress_.step, result.loss, result.grad_norm, lr, seconds_since(begin), waited,
-                config_.batch.train_batch_size * config_.model.seq_length,
-                progress_.consumed_tokens});
+                tokens, progress_.consumed_tokens});
     if (profiler_) profiler_->end_step(progress_.step, waited);
     if (result.stop_requested) {
       log_info("stop signal received: saving at step {} and leaving", progress_.step);

@@ -12,24 +12,34 @@
 namespace neox {
 namespace {
 
+void check_size(const char* what, std::int64_t batch, const BatchLoaderOptions& o) {
+  require(o.micro_batch <= batch / o.dp_size && batch % (o.micro_batch * o.dp_size) == 0,
+          "{} {} is not a multiple of micro-batch {} x {} data-parallel ranks", what, batch,
+          o.micro_batch, o.dp_size);
+}
+
 void check(const TokenDataset& dataset, const BatchLoaderOptions& o, std::int64_t consumed) {
-  require(o.train_batch_size >= 1 && o.micro_batch >= 1 && o.dp_size >= 1 && o.dp_rank >= 0 &&
+  const BatchSizes& sizes = o.batch_sizes;
+  require(sizes.full() >= 1 && o.micro_batch >= 1 && o.dp_size >= 1 && o.dp_rank >= 0 &&
               o.dp_rank < o.dp_size && o.prefetch >= 1 && consumed >= 0,
           "impossible batches: train_batch_size {}, micro-batch {}, data-parallel rank {} of {}, "
           "prefetch {}, {} samples consumed",
-          o.train_batch_size, o.micro_batch, o.dp_rank, o.dp_size, o.prefetch, consumed);
-  require(o.micro_batch <= o.train_batch_size / o.dp_size &&
-              o.train_batch_size % (o.micro_batch * o.dp_size) == 0,
-          "train_batch_size {} is not a multiple of micro-batch {} x {} data-parallel ranks",
-          o.train_batch_size, o.micro_batch, o.dp_size);
+          sizes.full(), o.micro_batch, o.dp_rank, o.dp_size, o.prefetch, consumed);
+  check_size("train_batch_size", sizes.full(), o);
+  if (sizes.grows()) {
+    check_size("the first batch of rampup_batch_size,", sizes.rampup().start, o);
+    check_size("the increment of rampup_batch_size,", sizes.rampup().increment, o);
+  }
   require(!o.eod_mask_loss || o.eod >= 0,
           "eod_mask_loss needs an end-of-document token, and the tokenizer has none");
   const std::int64_t have = dataset.size();
-  const std::int64_t left = have - std::min(consumed, have);
-  require(o.steps_needed <= left / o.train_batch_size,
-          "not enough {0} samples: there are {1}, {2} are consumed, and {3} steps of {4} are still "
-          "needed: open the dataset with {4} x all steps of the run",
-          name_of(dataset.part()), have, consumed, o.steps_needed, o.train_batch_size);
+  require(o.steps_needed == 0 ||
+              (o.steps_needed <= have && sizes.after(consumed, o.steps_needed) <= have),
+          "not enough {} samples: there are {}, {} are consumed, and {} steps of {}{} are still "
+          "needed: open the dataset with the samples of all steps of the run",
+          name_of(dataset.part()), have, consumed, o.steps_needed,
+          sizes.at(consumed) < sizes.full() ? fmt::format("{} to ", sizes.at(consumed)) : "",
+          sizes.full());
 }
 
 // Fills the batches of one rank.
@@ -41,27 +51,15 @@ class BatchReader {
         row_(static_cast<std::size_t>(dataset.seq_length() + 1)),
         label_row_(dataset.has_labels() ? row_.size() : 0) {}
 
-  std::int64_t accumulation_steps() const {
-    return options_.train_batch_size / (options_.micro_batch * options_.dp_size);
-  }
-
-  StepBatch make_step() const {
-    StepBatch step;
-    const auto n = static_cast<std::size_t>(options_.micro_batch * dataset_.seq_length());
-    for (std::int64_t a = 0; a < accumulation_steps(); ++a) {
-      MicroBatch batch;
-      batch.tokens.resize(n);
-      batch.labels.resize(n);
-      batch.loss_mask.resize(n);
-      batch.first_sample = (a * options_.dp_size + options_.dp_rank) * options_.micro_batch;
-      step.micro_batches.push_back(std::move(batch));
-    }
-    return step;
+  std::int64_t accumulation_steps(std::int64_t batch) const {
+    return batch / (options_.micro_batch * options_.dp_size);
   }
 
   void fill(std::int64_t consumed, StepBatch& step) {
     step.consumed_samples = consumed;
+    step.samples = options_.batch_sizes.at(consumed);
     step.loss_tokens = 0;
+    take_micro_batches(accumulation_steps(step.samples), step);
     for (MicroBatch& batch : step.micro_batches) {
       for (std::int64_t b = 0; b < options_.micro_batch; ++b) {
         step.loss_tokens += fill_row(consumed + batch.first_sample + b, batch, b);
@@ -70,6 +68,19 @@ class BatchReader {
   }
 
  private:
+  void take_micro_batches(std::int64_t count, StepBatch& step) const {
+    const auto tokens = static_cast<std::size_t>(options_.micro_batch * dataset_.seq_length());
+    step.micro_batches.reserve(static_cast<std::size_t>(count));
+    for (auto a = static_cast<std::int64_t>(step.micro_batches.size()); a < count; ++a) {
+      MicroBatch batch;
+      batch.tokens.resize(tokens);
+      batch.labels.resize(tokens);
+      batch.loss_mask.resize(tokens);
+      batch.first_sample = (a * options_.dp_size + options_.dp_rank) * options_.micro_batch;
+      step.micro_batches.push_back(std::move(batch));
+    }
+  }
+
   // Returns the tokens that count.
   std::int64_t fill_row(std::int64_t sample, MicroBatch& batch, std::int64_t b) {
     dataset_.sample(sample, row_);
@@ -116,20 +127,27 @@ class BatchReader {
 
 // A ring of prefetch + 1 steps: the thread fills ahead, the caller holds the one handed out last.
 struct BatchLoader::State {
-  State(const TokenDataset& dataset, const BatchLoaderOptions& options, std::int64_t consumed)
+  State(const TokenDataset& dataset, const BatchLoaderOptions& options, std::int64_t start)
       : reader(dataset, options),
-        batch_size(options.train_batch_size),
-        steps_left((dataset.size() - std::min(consumed, dataset.size())) / batch_size),
+        sizes(options.batch_sizes),
         samples(dataset.size()),
         part(name_of(dataset.part())),
-        start(consumed),
-        ring(static_cast<std::size_t>(std::min(options.prefetch, steps_left + 1)) + 1,
-             reader.make_step()),
-        worker([this](std::stop_token stop) { run(stop); }) {}
+        consumed(start),
+        ring(ring_size(options, samples - std::min(start, samples))),
+        worker([this, start](std::stop_token stop) { run(stop, start); }) {}
 
-  void run(const std::stop_token& stop) {
+  // A dataset of fewer steps needs no more slots.
+  static std::size_t ring_size(const BatchLoaderOptions& options, std::int64_t samples_left) {
+    const BatchSizes& sizes = options.batch_sizes;
+    const std::int64_t smallest = sizes.grows() ? sizes.rampup().start : sizes.full();
+    return static_cast<std::size_t>(std::min(options.prefetch, samples_left / smallest + 1)) + 1;
+  }
+
+  bool ends_at(std::int64_t position) const { return sizes.at(position) > samples - position; }
+
+  void run(const std::stop_token& stop, std::int64_t position) {
     try {
-      for (std::int64_t step = 0; step < steps_left; ++step) {
+      for (std::int64_t step = 0; !ends_at(position); ++step) {
         {
           std::unique_lock lock(mutex);
           // One slot stays with the caller.
@@ -138,7 +156,8 @@ struct BatchLoader::State {
           };
           if (!changed.wait(lock, stop, room)) return;
         }
-        reader.fill(start + step * batch_size, slot(step));
+        reader.fill(position, slot(step));
+        position += slot(step).samples;
         const std::lock_guard lock(mutex);
         filled = step + 1;
         changed.notify_all();
@@ -153,26 +172,25 @@ struct BatchLoader::State {
   StepBatch& slot(std::int64_t step) { return ring[static_cast<std::size_t>(step) % ring.size()]; }
 
   const StepBatch& next() {
-    require(handed_out < steps_left,
+    require(!ends_at(consumed),
             "the {} dataset has ended: of its {} samples {} are consumed, and a step takes {}. "
-            "Open the "
-            "dataset with the samples of all steps of the run",
-            part, samples, start + handed_out * batch_size, batch_size);
+            "Open the dataset with the samples of all steps of the run",
+            part, samples, consumed, sizes.at(consumed));
     std::unique_lock lock(mutex);
     changed.wait(lock, [&] { return filled > handed_out || error; });
     if (filled <= handed_out) std::rethrow_exception(error);
     StepBatch& step = slot(handed_out);
     ++handed_out;
+    consumed += step.samples;
     changed.notify_all();
     return step;
   }
 
   BatchReader reader;
-  std::int64_t batch_size;
-  std::int64_t steps_left;  // whole steps in the dataset from the start
-  std::int64_t samples;
+  BatchSizes sizes;
+  std::int64_t samples;  // of the dataset
   std::string part;
-  std::int64_t start;  // samples consumed before
+  std::int64_t consumed;  // by the run, with the steps handed out
   std::vector<StepBatch> ring;
   std::mutex mutex;
   std::condition_variable_any changed;
@@ -196,11 +214,11 @@ const StepBatch& BatchLoader::next() {
 }
 
 std::int64_t BatchLoader::consumed_samples() const {
-  return state_->start + state_->handed_out * state_->batch_size;
+  return state_->consumed;
 }
 
 std::int64_t BatchLoader::gradient_accumulation_steps() const {
-  return state_->reader.accumulation_steps();
+  return state_->reader.accumulation_steps(state_->sizes.full());
 }
 
 }  // namespace neox

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "io/data/batch_sizes.h"
 #include "io/data/token_dataset.h"
 
 namespace neox {
@@ -21,12 +22,13 @@ struct MicroBatch {
 struct StepBatch {
   std::vector<MicroBatch> micro_batches;  // [gradient accumulation steps]
   std::int64_t consumed_samples = 0;      // of the run, before this step
+  std::int64_t samples = 0;               // of this step, over all ranks
   std::int64_t loss_tokens = 0;           // sum of this rank's loss masks
 };
 
 struct BatchLoaderOptions {
-  std::int64_t train_batch_size = 0;  // samples per step over all ranks
-  std::int64_t micro_batch = 0;       // samples per pass and rank
+  BatchSizes batch_sizes;        // samples per step over all ranks
+  std::int64_t micro_batch = 0;  // samples per pass and rank
   std::int64_t dp_rank = 0;
   std::int64_t dp_size = 1;
   std::int64_t eod = -1;          // end-of-document token
@@ -40,7 +42,7 @@ struct BatchLoaderOptions {
 /// sample consumed + a D mb + r mb + b (D ranks, mb rows a micro-batch): GPT-NeoX's order, in which
 /// the set of samples of a step does not depend on how the batch is divided. The only state is the
 /// number of samples consumed: a run goes on, with whatever batch size and ranks, by constructing
-/// at that number.
+/// at that number. A batch that grows takes more micro-batches.
 class BatchLoader {
  public:
   /// `dataset` must outlive the loader. Throws Error when the sizes don't divide, or with how many
@@ -52,10 +54,11 @@ class BatchLoader {
   BatchLoader& operator=(BatchLoader&&) noexcept;
 
   /// The next step's micro-batches, valid until the next call. Throws what reading them threw, or
-  /// Error when the dataset has ended. The steady state allocates nothing.
+  /// Error when the dataset has ended. Allocates nothing while the batch does not grow.
   const StepBatch& next();
   /// Samples consumed by the run after the steps handed out so far.
   std::int64_t consumed_samples() const;
+  /// Micro-batches of a step of the full batch.
   std::int64_t gradient_accumulation_steps() const;
 
  private:

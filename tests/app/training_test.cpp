@@ -99,6 +99,45 @@ TEST_F(Training, RanksAndMicroBatchesDoNotChangeTheRun) {
   EXPECT_EQ(metric(workspace_, "recomputed/run/metrics.jsonl", "train/lm_loss"), one);
 }
 
+// Steps of 4, 4, 4, 8, 8, 8, 8, 12, ... samples: start 4, increment 4, over 40 samples.
+TEST_F(Training, GrowingBatchesAreTheSameInEveryLayoutAndAfterAResume) {
+  const std::string ramp =
+      "--batch.train_batch_size 12 --batch.rampup_batch_size 4,4,40 --train.train_iters 12 ";
+  workspace_.run_ok(train(1, ramp), "one");
+  workspace_.run_ok(train(2, ramp), "two");
+  workspace_.run_ok(train(1, ramp + "--batch.train_micro_batch_size_per_gpu 4"), "rows");
+  workspace_.run_ok(train(2, ramp + "--parallel.pipe_parallel_size 2 "
+                                    "--batch.train_micro_batch_size_per_gpu 1"),
+                    "pipe");
+  const auto one = metric(workspace_, "one/run/metrics.jsonl", "train/lm_loss");
+  const auto consumed = metric(workspace_, "one/run/metrics.jsonl", "train/consumed_tokens");
+  ASSERT_EQ(one.size(), 12u);
+  std::int64_t samples = 0;
+  for (std::int64_t step = 1; step <= 12; ++step) {
+    samples += samples >= 40 ? 12 : 4 + 4 * (samples * 2 / 40);
+    EXPECT_EQ(consumed.at(step), static_cast<double>(32 * samples)) << step;
+  }
+  double worst = 0;
+  for (const char* other : {"two", "rows", "pipe"}) {
+    const auto losses =
+        metric(workspace_, std::string(other) + "/run/metrics.jsonl", "train/lm_loss");
+    ASSERT_EQ(losses.size(), one.size()) << other;
+    for (const auto& [step, loss] : one) {
+      worst = std::max(worst, std::abs(losses.at(step) - loss) / loss);
+    }
+  }
+  std::printf("    worst relative difference of a loss over 12 steps: %.2e (limit 1e-6)\n", worst);
+  EXPECT_LE(worst, 1e-6);
+
+  // Left after step 6, in the middle of the ramp-up: 32 samples.
+  workspace_.run_ok(train(1, ramp + "--train.exit_interval 6"), "resumed");
+  workspace_.run_ok(train(1, ramp), "resumed");
+  EXPECT_EQ(metric(workspace_, "resumed/run/metrics.jsonl", "train/lm_loss"), one);
+  const auto compare =
+      workspace_.run("cmp one/run/step0000000012.h5 resumed/run/step0000000012.h5");
+  EXPECT_EQ(compare.exit_code, 0) << compare.out << compare.err;
+}
+
 TEST_F(Training, LossFallsAndTheModelWrites) {
   workspace_.run_ok(train(2, "--train.train_iters 150 --train.eval_interval 50"), "a");
   const auto losses = metric(workspace_, "a/run/metrics.jsonl", "validation/lm_loss");

@@ -52,7 +52,7 @@ class BatchLoaderTest : public ::testing::Test {
 BatchLoaderOptions options_for(std::int64_t batch, std::int64_t micro, std::int64_t rank = 0,
                                std::int64_t ranks = 1) {
   BatchLoaderOptions options;
-  options.train_batch_size = batch;
+  options.batch_sizes = batch;
   options.micro_batch = micro;
   options.dp_rank = rank;
   options.dp_size = ranks;
@@ -110,6 +110,60 @@ TEST_F(BatchLoaderTest, TheSamplesOfAStepDoNotDependOnTheSplit) {
   for (const auto& [micro, ranks] : {std::pair{1, 1}, {1, 24}, {2, 3}, {4, 2}, {6, 4}, {3, 8}}) {
     EXPECT_EQ(rows_of_step(*dataset_, 24, 24, micro, ranks), want);
   }
+}
+
+// Steps of 4, 4, 6, 6, 8, 10, 12, 12, ... samples, in the order of the dataset, however they are
+// divided; also from the middle of the ramp-up on.
+TEST_F(BatchLoaderTest, GrowingBatchesTakeTheSamplesInOrder) {
+  const BatchSizes sizes(12, {4, 2, 30});
+  for (const auto& [micro, ranks] : {std::pair{1, 1}, {2, 1}, {1, 2}}) {
+    for (const std::int64_t skipped : {0, 1, 3, 9}) {
+      std::vector<BatchLoader> loaders;
+      for (std::int64_t rank = 0; rank < ranks; ++rank) {
+        auto options = options_for(12, micro, rank, ranks);
+        options.batch_sizes = sizes;
+        options.steps_needed = 15 - skipped;
+        loaders.emplace_back(*dataset_, options, sizes.after(0, skipped));
+      }
+      for (std::int64_t t = skipped; t < 15; ++t) {
+        const std::int64_t begin = sizes.after(0, t), size = sizes.after(0, t + 1) - begin;
+        std::vector<Row> rows(static_cast<std::size_t>(size));
+        for (BatchLoader& loader : loaders) {
+          const StepBatch& step = loader.next();
+          EXPECT_EQ(step.consumed_samples, begin);
+          EXPECT_EQ(step.samples, size);
+          ASSERT_EQ(static_cast<std::int64_t>(step.micro_batches.size()), size / (micro * ranks));
+          for (const MicroBatch& batch : step.micro_batches) {
+            for (std::int64_t b = 0; b < micro; ++b) {
+              rows.at(static_cast<std::size_t>(batch.first_sample + b)) = row_of(batch.tokens, b);
+            }
+          }
+          EXPECT_EQ(loader.consumed_samples(), begin + size);
+        }
+        for (std::int64_t i = 0; i < size; ++i) {
+          const Row want = sample(begin + i);
+          EXPECT_EQ(rows[static_cast<std::size_t>(i)], Row(want.begin(), want.end() - 1));
+        }
+      }
+    }
+  }
+}
+
+TEST_F(BatchLoaderTest, GrowingBatchesCountTheirSamples) {
+  auto options = options_for(8, 1);
+  options.batch_sizes = BatchSizes(8, {2, 2, 20});
+  while (options.batch_sizes.after(0, options.steps_needed + 1) <= dataset_->size()) {
+    ++options.steps_needed;
+  }
+  BatchLoader loader(*dataset_, options, 0);
+  for (std::int64_t t = 0; t < options.steps_needed; ++t) loader.next();
+  EXPECT_THAT(error_of([&] { loader.next(); }), HasSubstr("has ended"));
+  ++options.steps_needed;
+  EXPECT_THAT(error_of([&] { BatchLoader(*dataset_, options, 0); }), HasSubstr("steps of 2 to 8"));
+  options.steps_needed = 0;
+  options.dp_size = 4;
+  EXPECT_THAT(error_of([&] { BatchLoader(*dataset_, options, 0); }),
+              HasSubstr("first batch of rampup_batch_size, 2 is not a multiple"));
 }
 
 TEST_F(BatchLoaderTest, GoesOnFromAnyNumberOfConsumedSamples) {

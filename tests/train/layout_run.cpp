@@ -1,0 +1,293 @@
+#include "tests/train/layout_run.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+
+#include "core/config/resolve.h"
+
+namespace neox::testing {
+namespace {
+
+constexpr std::int64_t kSeq = 16;
+constexpr double kLearningRate = 1e-3;
+
+ModelConfig model_config(Family family, std::int64_t hidden) {
+  ModelConfig m;
+  m.num_layers = family == Family::deep_neox ? 8 : 4;
+  m.hidden_size = hidden;
+  m.num_attention_heads = 4;
+  m.seq_length = kSeq;
+  m.hidden_dropout = 0.1;
+  m.attention_dropout = 0.1;
+  m.vocab_size = 101;
+  m.no_weight_tying = true;
+  switch (family) {
+    case Family::neox:
+    case Family::deep_neox:
+      m.gpt_j_residual = true;
+      m.rotary_pct = 0.5;
+      break;
+    case Family::gpt2:
+      m.vocab_size = 90;
+      m.no_weight_tying = false;
+      m.pos_emb = PositionEmbedding::learned;
+      m.activation = Activation::gelu_tanh;
+      break;
+    case Family::llama:
+      m.norm = NormKind::rmsnorm;
+      m.num_kv_heads = 2;
+      m.intermediate_size = 3 * hidden;
+      m.activation = Activation::silu;
+      m.gated = true;
+      m.use_bias_in_attn_linear = m.use_bias_in_mlp = m.use_bias_in_norms = false;
+      break;
+  }
+  return m;
+}
+
+// A well mixed number, the same everywhere.
+std::uint64_t mixed(std::uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+// Offset in the global tensor of element `index` of the box `slice`.
+std::int64_t global_offset(const Shape& global, const Slice& slice, std::int64_t index) {
+  std::int64_t offset = 0, stride = 1;
+  for (int axis = global.rank() - 1; axis >= 0; --axis) {
+    const std::int64_t at = index % slice.extent[axis];
+    index /= slice.extent[axis];
+    offset += (slice.offset[axis] + at) * stride;
+    stride *= global[axis];
+  }
+  return offset;
+}
+
+// std::max would lose what is not a number.
+void keep_worst(double& worst, double value) {
+  if (std::isnan(worst)) return;
+  if (!(value <= worst)) worst = value;
+}
+
+double relative(double value, double expected) {
+  return std::abs(value - expected) / std::abs(expected);
+}
+
+double worst_of(const std::vector<double>& values, const std::vector<double>& expected) {
+  require(values.size() == expected.size(), "a run of {} steps is compared with one of {}",
+          values.size(), expected.size());
+  double worst = 0.0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    keep_worst(worst, relative(values[i], expected[i]));
+  }
+  return worst;
+}
+
+template <class T>
+std::vector<T> broadcast_values(Communicator& group, const std::vector<T>& values, int root) {
+  std::string bytes(values.size() * sizeof(T), '\0');
+  std::memcpy(bytes.data(), values.data(), bytes.size());
+  bytes = group.host_broadcast(std::move(bytes), root);
+  std::vector<T> result(bytes.size() / sizeof(T));
+  std::memcpy(result.data(), bytes.data(), bytes.size());
+  return result;
+}
+
+}  // namespace
+
+const char* name_of(Family family) {
+  switch (family) {
+    case Family::neox:
+      return "neox";
+    case Family::gpt2:
+      return "gpt2";
+    case Family::llama:
+      return "llama";
+    case Family::deep_neox:
+      return "neox, 8 layers";
+  }
+  fail("no such family");
+}
+
+std::string Layout::describe() const {
+  const std::string rows = tensor == 1 ? "" : rows_sharded ? " rows sharded" : " rows replicated";
+  const std::string order = pipe == 1 ? "" : " " + schedule;
+  return fmt::format("{:<14} tensor {}{:<16} pipe {}{:<12} data {} zero {} micro-batch {} {}",
+                     name_of(family), tensor, rows, pipe, order, data, zero, micro_batch,
+                     recompute == "none" ? "" : recompute);
+}
+
+Config layout_config(const Layout& layout, const RunSize& size) {
+  Config c;
+  c.model = model_config(layout.family, size.hidden);
+  c.parallel.model_parallel_size = layout.tensor;
+  c.parallel.sequence_parallel = layout.rows_sharded;
+  c.parallel.pipe_parallel_size = layout.pipe;
+  c.parallel.pipeline_schedule = layout.schedule;
+  c.parallel.virtual_pipeline_size = layout.schedule == "interleaved" ? 2 : 1;
+  c.parallel.zero_stage = layout.zero;
+  c.parallel.gradient_bucket_mb = size.bucket_mb;
+  c.parallel.recompute = layout.recompute;
+  c.parallel.recompute_layers = layout.recompute == "first_n" ? 1 : 0;
+  c.batch.train_batch_size = size.batch;
+  c.batch.train_micro_batch_size_per_gpu = layout.micro_batch;
+  c.optimizer.gradient_clipping = 0.5;
+  // Some gradients are nothing but rounding (key biases with learned positions): a larger epsilon
+  // keeps AdamW from making steps of them.
+  c.optimizer.eps = 1e-6;
+  c.train.train_iters = 20;
+  c.train.cross_entropy_chunk = 23;
+  c.train.seed_dropout = 77;
+  resolve(c, layout.ranks());
+  return c;
+}
+
+bool Difference::within_tolerance() const {
+  return loss <= kLossTolerance && norm <= kNormTolerance && weight <= kWeightTolerance;
+}
+
+// ---- a run --------------------------------------------------------------------------------------
+
+LayoutRun::LayoutRun(Communicator& group, const Layout& layout, const RunSize& size)
+    : group_(group), size_(size), config_(layout_config(layout, size)), engine_(group, config_) {
+  engine_.initialise(99);
+}
+
+// Sample s of a step goes where GPT-NeoX's order puts it (io/data/batch_loader.h); what it holds
+// depends on the step and s alone.
+std::vector<MicroBatch> LayoutRun::micro_batches() const {
+  const std::int64_t rank = engine_.topology().coordinates().data;
+  const std::int64_t ranks = engine_.topology().layout().data;
+  const std::int64_t samples = config_.batch.train_micro_batch_size_per_gpu;
+  std::vector<MicroBatch> batches;
+  for (std::int64_t a = 0; a < config_.batch.gradient_accumulation_steps; ++a) {
+    MicroBatch& batch = batches.emplace_back();
+    batch.first_sample = (a * ranks + rank) * samples;
+    for (std::int64_t i = 0; i < samples * kSeq; ++i) {
+      const std::int64_t sample = batch.first_sample + i / kSeq, t = i % kSeq;
+      const auto at = static_cast<std::uint64_t>((step_ * size_.batch + sample) * (kSeq + 1) + t);
+      batch.tokens.push_back(static_cast<std::int32_t>(mixed(at) % 89));
+      batch.labels.push_back(static_cast<std::int32_t>(mixed(at + 1) % 89));
+      batch.loss_mask.push_back((t + sample) % 5 == 4 ? 0.0f : 1.0f);
+    }
+  }
+  return batches;
+}
+
+// The other ranks would wait forever for one that throws: it ends the job.
+void LayoutRun::train(int steps) try {
+  for (int end = step_ + steps; step_ < end; ++step_) {
+    const std::vector<MicroBatch> batches = micro_batches();
+    double tokens = 0.0;
+    for (std::int64_t sample = 0; sample < size_.batch; ++sample) {
+      for (std::int64_t t = 0; t < kSeq; ++t) tokens += (t + sample) % 5 == 4 ? 0.0 : 1.0;
+    }
+    const auto result = engine_.train_step(batches, 1.0 / tokens, step_, kLearningRate);
+    double loss = result.loss_sum;
+    group_.host_all_reduce(std::span(&loss, 1), ReduceOp::sum);
+    losses_.push_back(loss / tokens);
+    norms_.push_back(result.grad_norm);
+  }
+} catch (const std::exception& e) {
+  std::fprintf(stderr, "rank %d, step %d: %s\n", group_.rank(), step_, e.what());
+  std::_Exit(1);
+}
+
+// Every element is owned and counted by exactly one rank: the sum over all of them is the tensor.
+Reference LayoutRun::reference() {
+  Reference result{losses_, norms_, {}};
+  const Transformer whole(config_.model);
+  for (ParameterId id = 0; id < whole.parameters().size(); ++id) {
+    const ParameterSpec& spec = whole.parameters().spec(id);
+    std::vector<double> values(static_cast<std::size_t>(spec.global.numel()));
+    add_owned(spec.name, values);
+    group_.host_all_reduce(std::span(values), ReduceOp::sum);
+    result.weights[spec.name] = std::vector<float>(values.begin(), values.end());
+  }
+  return result;
+}
+
+void LayoutRun::add_owned(const std::string& name, std::vector<double>& values) const {
+  const ParameterStore& store = engine_.model().parameters();
+  for (ParameterId id = 0; id < store.size(); ++id) {
+    const ParameterSpec& spec = store.spec(id);
+    if (spec.name != name || !spec.counted) continue;
+    for (const ParameterPiece& piece : store.owned_pieces(id)) {
+      const float* part = store.piece(State::main, piece.piece).ptr<float>();
+      for (std::int64_t i = 0; i < piece.piece.size; ++i) {
+        values[static_cast<std::size_t>(global_offset(spec.global, spec.slice, piece.begin + i))] +=
+            double{part[i]};
+      }
+    }
+  }
+}
+
+Difference LayoutRun::difference(const Reference& reference) {
+  const ParameterStore& store = engine_.model().parameters();
+  double weight = 0.0;
+  std::int64_t counted = 0;
+  for (ParameterId id = 0; id < store.size(); ++id) {
+    const ParameterSpec& spec = store.spec(id);
+    const std::vector<float>& expected = reference.weights.at(spec.name);
+    require(spec.global.numel() == static_cast<std::int64_t>(expected.size()),
+            "{} has {} elements, the reference {}", spec.name, spec.global.numel(),
+            expected.size());
+    double largest = 0.0;
+    for (const float value : expected) largest = std::max(largest, std::abs(double{value}));
+    for (const ParameterPiece& piece : store.update_pieces(id)) {
+      const Tensor values = store.piece(State::main, piece.piece);
+      for (std::int64_t i = 0; i < piece.piece.size; ++i) {
+        const std::int64_t at = global_offset(spec.global, spec.slice, piece.begin + i);
+        const double error =
+            double{values.ptr<float>()[i]} - double{expected[static_cast<std::size_t>(at)]};
+        keep_worst(weight, std::abs(error) / largest);
+      }
+    }
+    for (const ParameterPiece& piece : store.owned_pieces(id)) {
+      if (spec.counted) counted += piece.piece.size;
+    }
+  }
+  double worst[] = {worst_of(losses_, reference.losses), worst_of(norms_, reference.norms), weight};
+  // What is not a number must win on every rank.
+  for (double& value : worst) {
+    if (std::isnan(value)) value = std::numeric_limits<double>::infinity();
+  }
+  group_.host_all_reduce(std::span(worst), ReduceOp::max);
+  group_.host_all_reduce(std::span(&counted, 1), ReduceOp::sum);
+  return {worst[0], worst[1], worst[2], counted};
+}
+
+Reference single_rank_reference(Family family, int steps, const RunSize& size) {
+  const auto alone = make_self_communicator("world");
+  Layout layout;
+  layout.family = family;
+  layout.micro_batch = size.batch;
+  LayoutRun run(*alone, layout, size);
+  run.train(steps);
+  return run.reference();
+}
+
+Reference broadcast(Communicator& group, const Reference& reference, int root) {
+  Reference result;
+  result.losses = broadcast_values(group, reference.losses, root);
+  result.norms = broadcast_values(group, reference.norms, root);
+  std::string names;
+  for (const auto& [name, values] : reference.weights) names += name + '\n';
+  names = group.host_broadcast(names, root);
+  for (std::size_t begin = 0; begin < names.size();) {
+    const std::size_t end = names.find('\n', begin);
+    const std::string name = names.substr(begin, end - begin);
+    const auto here = reference.weights.find(name);
+    result.weights[name] = broadcast_values(
+        group, here == reference.weights.end() ? std::vector<float>{} : here->second, root);
+    begin = end + 1;
+  }
+  return result;
+}
+
+}  // namespace neox::testing
