@@ -52,7 +52,7 @@ struct CallRecord {
 
 /// `world` and `record` must outlive the result. An omitted operation leaves each rank as if alone:
 /// all_reduce its own value, reduce_scatter its own part of its own input, all_gather only its own
-/// part; a message is neither sent nor received. Host operations are never left out.
+/// part; a message is not sent, and zeros are received. Host operations are never left out.
 std::unique_ptr<Communicator> alter(Communicator& world, CallRecord& record);
 
 }  // namespace neox::testing
