@@ -32,6 +32,16 @@ PassCounts count_passes(const StageActions& actions, int chunks) {
   return most;
 }
 
+StageActions join_backward_halves(const StageActions& actions) {
+  StageActions joined;
+  for (Action action : actions) {
+    if (action.kind == ActionKind::backward_weight) continue;
+    if (action.kind == ActionKind::backward_input) action.kind = ActionKind::backward;
+    joined.push_back(action);
+  }
+  return joined;
+}
+
 void PassPool::reserve(const PassCounts& counts, const std::vector<std::size_t>& keep_bytes,
                        std::size_t gradient_bytes) {
   for (std::size_t chunk = 0; chunk < pools_.size(); ++chunk) {

@@ -19,6 +19,10 @@ struct PassCounts {
 };
 PassCounts count_passes(const StageActions& actions, int chunks);
 
+/// The same actions with both halves of each backward in one, where the first half was. It sends
+/// its result later, but what is recomputed need not be kept from one half to the other.
+StageActions join_backward_halves(const StageActions& actions);
+
 class PassPool {
  public:
   PassPool(Device device, int chunks, bool dry_run = false)

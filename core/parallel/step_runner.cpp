@@ -6,6 +6,7 @@
 #include "kernels/dry_run/dry_run_backend.h"
 
 namespace neox {
+
 StepRunner::StepRunner(Transformer& model, const Backend& ops, Stream& stream,
                        const PipelinePlace& place, const TensorParallel& tensor,
                        const TensorParallel& measuring, const RunnerOptions& options)
@@ -43,11 +44,16 @@ StepRunner::StepRunner(Transformer& model, const Backend& ops, Stream& stream,
 const StageActions& StepRunner::actions_for(Plan& plan, ScheduleKind kind,
                                             std::size_t micro_batches) {
   const auto count = static_cast<int>(micro_batches);
-  if (!plan(count)) {
-    Schedule schedule = make_schedule(kind, place_.stages, model_.chunk_count(), count);
-    plan = {count, std::move(schedule.actions.at(static_cast<std::size_t>(place_.stage)))};
+  if (plan.micro_batches != count) {
+    plan = {count, stage_actions(make_schedule(kind, place_.stages, model_.chunk_count(), count))};
   }
   return plan.actions;
+}
+
+StageActions StepRunner::stage_actions(const Schedule& schedule) const {
+  const StageActions& actions = schedule.actions.at(static_cast<std::size_t>(place_.stage));
+  const bool join = options_.recompute == Recompute::full && schedule.kind != ScheduleKind::zb_h1;
+  return join ? join_backward_halves(actions) : actions;
 }
 
 // What any step of up to options_.micro_batches needs: a batch that grows starts with fewer, which
@@ -65,8 +71,7 @@ StepRunner::Room StepRunner::room() const {
       most.receive_forward = std::max(most.receive_forward, needs.receive_forward);
       most.receive_backward = std::max(most.receive_backward, needs.receive_backward);
       if (kind == ScheduleKind::forward_only) continue;
-      const PassCounts passes = count_passes(
-          schedule.actions[static_cast<std::size_t>(place_.stage)], model_.chunk_count());
+      const PassCounts passes = count_passes(stage_actions(schedule), model_.chunk_count());
       most.passes.split = std::max(most.passes.split, passes.split);
       for (std::size_t c = 0; c < passes.passes.size(); ++c) {
         most.passes.passes[c] = std::max(most.passes.passes[c], passes.passes[c]);
@@ -270,8 +275,8 @@ void StepRunner::act(const Execution& run, const Action& action) {
       return receive_forward_->post(micro_batch, chunk, peer, stream_);
     case ActionKind::receive_backward:
       return receive_backward_->post(micro_batch, chunk, peer, stream_);
-    // A send follows the computation whose result it sends; a backward's is sent by itself, because
-    // its memory goes back to the pool.
+    // A send follows the computation whose result it sends. That of a backward has been copied,
+    // because the pass may be over.
     case ActionKind::send_forward:
       return send_forward_->send(passes_.find(chunk, micro_batch).output, peer, stream_);
     case ActionKind::send_backward:

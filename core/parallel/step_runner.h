@@ -69,8 +69,10 @@ class StepRunner {
   struct Plan {
     int micro_batches = 0;
     StageActions actions{};
-    bool operator()(int count) const { return micro_batches == count && !actions.empty(); }
   };
+  /// This stage's actions. Under full recomputation a backward is split only where the schedule
+  /// lives from it (zb-h1): between the halves lies all that a stage has recomputed.
+  StageActions stage_actions(const Schedule& schedule) const;
   const StageActions& actions_for(Plan& plan, ScheduleKind kind, std::size_t micro_batches);
   struct Room {
     PassCounts passes;
@@ -102,7 +104,9 @@ class StepRunner {
   Plan training_, evaluation_;
   Arena keep_, recompute_, scratch_;
   PassPool passes_;
-  OwnedTensor border_;  // a residual stream on its way through an evaluated chunk
+  // A residual stream between two stages: the gradient that the last backward computed, until it is
+  // sent; input and output of an evaluated chunk.
+  OwnedTensor border_;
   std::optional<OutgoingMessages> send_forward_, send_backward_;
   std::optional<IncomingMessages> receive_forward_, receive_backward_;
   OwnedTensor ids_, positions_, labels_, weights_, losses_;  // [micro-batches, rows]

@@ -17,9 +17,10 @@ Tensor Arena::take(Shape shape, DType dtype) {
     high_water_ = std::max(high_water_, top_);
     return {nullptr, shape, dtype, device_};
   }
-  require(top_ <= high_water_,
-          "internal error: the activation arena was measured at {} but {} {} needs more",
-          format_bytes(high_water_), name_of(dtype), shape.str());
+  if (top_ > high_water_) {
+    fail("internal error: the activation arena was measured at {} but {} {} needs more",
+         format_bytes(high_water_), name_of(dtype), shape.str());
+  }
   if (dry_run_) return {nullptr, shape, dtype, device_};
   return buffer_.view(shape, dtype, offset);
 }

@@ -4,13 +4,14 @@ namespace neox {
 
 void check_host_access(DType have, DType want, Device device) {
   require(have == want, "a {} tensor was accessed as {}", name_of(have), name_of(want));
-  require(device.is_cpu(), "memory of {} was accessed from the host", name_of(device));
+  if (!device.is_cpu()) fail("memory of {} was accessed from the host", name_of(device));
 }
 
 void copy(Stream& stream, ConstTensor from, Tensor to) {
-  require(from.dtype == to.dtype && from.numel() == to.numel(),
-          "cannot copy a {} {} tensor into a {} {} one", name_of(from.dtype), from.shape.str(),
-          name_of(to.dtype), to.shape.str());
+  if (from.dtype != to.dtype || from.numel() != to.numel()) {
+    fail("cannot copy a {} {} tensor into a {} {} one", name_of(from.dtype), from.shape.str(),
+         name_of(to.dtype), to.shape.str());
+  }
   if (from.data == nullptr || to.data == nullptr) return;
   const DeviceKind kind = to.device.is_cpu() ? from.device.kind : to.device.kind;
   device_runtime(kind).copy(to.data, to.device, from.data, from.device, from.bytes(), stream);

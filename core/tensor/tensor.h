@@ -55,13 +55,14 @@ struct BasicTensor {
   }
   /// Same elements, another shape.
   BasicTensor reshape(Shape to) const {
-    require(to.numel() == numel(), "cannot view {} as {}", shape.str(), to.str());
+    // Not require(): it would format the shapes of every view that is right.
+    if (to.numel() != numel()) fail("cannot view {} as {}", shape.str(), to.str());
     return {data, to, dtype, device};
   }
   /// Rows [begin, end) of the outermost axis.
   BasicTensor slice(std::int64_t begin, std::int64_t end) const {
-    require(shape.rank() > 0 && 0 <= begin && begin <= end && end <= shape[0],
-            "slice [{}, {}) is outside {}", begin, end, shape.str());
+    const bool inside = shape.rank() > 0 && 0 <= begin && begin <= end && end <= shape[0];
+    if (!inside) fail("slice [{}, {}) is outside {}", begin, end, shape.str());
     Shape to = shape;
     const std::int64_t stride = shape[0] == 0 ? 0 : numel() / shape[0];
     to.set(0, end - begin);
