@@ -129,6 +129,13 @@ struct TrainConfig {
   friend bool operator==(const TrainConfig&, const TrainConfig&) = default;
 };
 
+/// [system]
+struct SystemConfig {
+  std::string device = "auto";  // auto cpu cuda simulated
+
+  friend bool operator==(const SystemConfig&, const SystemConfig&) = default;
+};
+
 /// [data]
 struct DataConfig {
   std::string data_path;  // one prefix, cut by split; excludes the lists
@@ -209,6 +216,7 @@ struct Config {
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   TrainConfig train;
+  SystemConfig system;
   DataConfig data;
   TokenizerConfig tokenizer;
   CheckpointConfig checkpoint;

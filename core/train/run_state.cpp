@@ -158,12 +158,14 @@ std::string checkpoint_path(const std::string& section, const std::string& param
 }
 
 SaveReport save_run(Communicator& group, const Transformer& model, const Optimizer& optimizer,
-                    const Config& config, const std::string& config_text,
-                    const Progress& progress) {
+                    const Config& config, const std::string& config_text, const Progress& progress,
+                    HostSnapshot& snapshot, Stream& stream) {
+  std::vector<CheckpointTensor> tensors = run_tensors(model);
+  if (!model.parameters().device().is_cpu()) snapshot.take(tensors, stream);
   SaveOptions options;
   options.io = checkpoint_io_from_name(config.checkpoint.io);
   options.keep_last = config.checkpoint.keep_last_n_checkpoints;
-  return save_checkpoint(group, config.checkpoint.save, run_tensors(model),
+  return save_checkpoint(group, config.checkpoint.save, tensors,
                          run_info(model, optimizer, config, config_text, progress), options);
 }
 

@@ -8,6 +8,7 @@
 #include "core/config/config.h"
 #include "core/model/transformer.h"
 #include "core/optim/optimizer.h"
+#include "core/train/host_snapshot.h"
 #include "io/checkpoint/checkpoint.h"
 
 namespace neox {
@@ -20,9 +21,11 @@ struct Progress {
 };
 
 /// Writes one checkpoint of the run; collective over `group`, all ranks of the run: each writes
-/// what it owns. The same state gives the same bytes, whatever the layout.
+/// what it owns. The same state gives the same bytes, whatever the layout. A device's memory is
+/// copied to `snapshot` first.
 SaveReport save_run(Communicator& group, const Transformer& model, const Optimizer& optimizer,
-                    const Config& config, const std::string& config_text, const Progress& progress);
+                    const Config& config, const std::string& config_text, const Progress& progress,
+                    HostSnapshot& snapshot, Stream& stream);
 
 /// What to take from a checkpoint.
 enum class LoadScope : std::uint8_t {

@@ -1,11 +1,13 @@
 #include "core/train/trainer.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cmath>
 
 #include "comm/activity.h"
 #include "comm/agreement.h"
+#include "comm/host_name.h"
 #include "core/base/format.h"
 #include "core/base/log.h"
 #include "core/base/version.h"
@@ -13,6 +15,7 @@
 #include "core/optim/lr_schedule.h"
 #include "core/train/checkpoint_policy.h"
 #include "core/train/signals.h"
+#include "kernels/device_choice.h"
 
 namespace neox {
 namespace {
@@ -47,7 +50,7 @@ Trainer::Trainer(Communicator& world, const Config& config, std::string config_t
   Activity::set_unlimited("opening the data");  // may build an index of hours
   data_ = open_run_data(config_);
   Activity::set_unlimited("initialising");
-  engine_.emplace(world_, config_);
+  engine_.emplace(world_, config_, EngineMode::real, choose_run_device());
   start();
   check_input();
   if (!config_.checkpoint.save.empty()) {
@@ -66,6 +69,19 @@ void Trainer::check_program() const {
       {{"program version", version(), "install the same version on all nodes"},
        {"configuration", canonical_text(config_), "start all ranks with the same command"}}};
   check_equal(world_, facts);
+}
+
+Device Trainer::choose_run_device() const {
+  const std::vector<std::string> hosts = gather_hosts(world_, host_name());
+  const auto rank = hosts.begin() + world_.rank();
+  const auto local_rank = static_cast<int>(std::count(hosts.begin(), rank, *rank));
+  const auto [device, why_not_cuda] = choose_device(config_.system.device, local_rank);
+  const std::array<Fact, 1> facts = {
+      {{"device", std::string(device.is_cpu() ? "cpu, because " + why_not_cuda : "gpu"),
+        "correct the node, or set system.device = cpu"}}};
+  check_equal(world_, facts);
+  if (!why_not_cuda.empty()) log_info("computing on the CPU: {}", why_not_cuda);
+  return device;
 }
 
 // Nodes may have files of their own under the same name.
@@ -142,9 +158,9 @@ void Trainer::print_summary() const {
   log_info("data:\n{}", describe(data_));
   if (!engine_->ops().fast(dtype)) {
     log_warning(
-        "this CPU has no instructions for {} products: they run in f32, slower; consider "
+        "this {} has no instructions for {} products: they run in f32, slower; consider "
         "precision.precision = fp32",
-        name_of(dtype));
+        engine_->ops().device().is_cpu() ? "CPU" : "GPU", name_of(dtype));
   }
 }
 
@@ -212,8 +228,8 @@ void Trainer::save() {
     return;
   }
   Activity::set("saving", progress_.step);
-  const SaveReport report =
-      save_run(world_, engine_->model(), engine_->optimizer(), config_, config_text_, progress_);
+  const SaveReport report = save_run(world_, engine_->model(), engine_->optimizer(), config_,
+                                     config_text_, progress_, snapshot_, engine_->stream());
   log_->activity("");
   last_saved_step_ = progress_.step;
   log_info("saved {} ({} in {:.2f} s, {:.2f} GB/s)", report.path,

@@ -30,8 +30,7 @@ class Trainer {
   /// what checkpoints keep. Opens data, builds the model, and initialises it or resumes:
   ///  - the run's own directory (checkpoint.save) holds checkpoints: continue there;
   ///  - otherwise checkpoint.load: continue from it (or take its weights, finetune); an Error when
-  ///  it
-  ///    holds none;
+  ///    it holds none;
   ///  - otherwise start at step 0.
   /// Collective; throws Error.
   Trainer(Communicator& world, const Config& config, std::string config_text);
@@ -51,6 +50,8 @@ class Trainer {
   };
 
   void check_program() const;
+  /// What this rank computes on (system.device): the same kind on all ranks.
+  Device choose_run_device() const;
   void check_input() const;
   void start();
   bool resume_from(const std::string& directory, LoadScope scope);
@@ -68,6 +69,7 @@ class Trainer {
   std::optional<Engine> engine_;
   std::unique_ptr<TrainingLog> log_;
   std::optional<StepProfiler> profiler_;  // logging.profile
+  HostSnapshot snapshot_;
   Progress progress_;
   std::string resumed_from_;  // path of the checkpoint; empty: none
   std::int64_t last_saved_step_ = -1;

@@ -146,6 +146,13 @@ std::string reason_of(cudaError_t code) {
 
 }  // namespace
 
+int cuda_device_count() {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) == cudaSuccess) return devices;
+  cudaGetLastError();
+  return 0;
+}
+
 std::string register_cuda_runtime() {
   int devices = 0;
   cudaError_t code = cudaGetDeviceCount(&devices);

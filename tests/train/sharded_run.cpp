@@ -103,7 +103,9 @@ double ShardedRun::evaluate() {
 }
 
 std::string ShardedRun::save() {
-  return save_run(group_, model, *optimizer, config_, effective_ini(config_, config_), progress)
+  HostSnapshot snapshot;
+  return save_run(group_, model, *optimizer, config_, effective_ini(config_, config_), progress,
+                  snapshot, *stream_)
       .path;
 }
 
