@@ -173,7 +173,9 @@ struct CheckpointConfig {
   std::int64_t keep_last_n_checkpoints = 0;  // 0: all
   bool finetune = false;                     // weights only, step 0
   bool no_load_optim = false;
-  std::string io = "direct";  // direct hdf5
+  std::string io = "direct";      // direct hdf5
+  bool async_save = true;         // write in the background; io = direct
+  std::int64_t max_failures = 5;  // saves that fail in a row end the run
 
   friend bool operator==(const CheckpointConfig&, const CheckpointConfig&) = default;
 };

@@ -51,6 +51,9 @@ Trainer::Trainer(Communicator& world, const Config& config, std::string config_t
   data_ = open_run_data(config_);
   Activity::set_unlimited("initialising");
   engine_.emplace(world_, config_, EngineMode::real, choose_run_device());
+  if (!config_.checkpoint.save.empty()) {
+    saver_.emplace(world_, *engine_, config_, config_text_);
+  }
   start();
   check_input();
   if (!config_.checkpoint.save.empty()) {
@@ -120,7 +123,7 @@ bool Trainer::resume_from(const std::string& directory, LoadScope scope) {
   progress_ = load_run(*reader, engine_->model(), &engine_->optimizer(), scope, engine_->ops(),
                        engine_->stream());
   resumed_from_ = reader->path();
-  if (directory == config_.checkpoint.save) last_saved_step_ = progress_.step;
+  if (saver_ && directory == config_.checkpoint.save) saver_->set_saved(progress_.step);
   log_info("{} {} (step {}, {} samples)",
            scope == LoadScope::weights_only ? "weights taken from" : "resuming from",
            reader->path(), reader->info().step, format_grouped(reader->info().consumed_samples));
@@ -173,12 +176,16 @@ Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr,
   const double scale = tokens > 0 ? 1.0 / static_cast<double>(tokens) : 0.0;
   const Engine::StepResult mine =
       engine_->train_step(batch.micro_batches, scale, progress_.step, lr);
-  std::array<double, 2> sums = {mine.loss_sum, signals.received() != 0 ? 1.0 : 0.0};
+  std::array<double, 4> sums = {mine.loss_sum, signals.received() != 0 ? 1.0 : 0.0,
+                                saver_ && saver_->mine_written() ? 1.0 : 0.0,
+                                saver_ && saver_->mine_wants_retry() ? 1.0 : 0.0};
   world_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
   StepResult result;
   result.grad_norm = mine.grad_norm;
   result.loss = sums[0] * scale;
   result.stop_requested = sums[1] > 0.0;
+  result.save_written = sums[2] == static_cast<double>(world_.size());
+  result.save_again = sums[3] > 0.0;
   result.tokens = tokens;
   return result;
 }
@@ -191,6 +198,7 @@ void Trainer::check_step(const StepResult& result) {
   ++skipped_steps_;
   log_warning("step {}: loss {}, gradient norm {}: weights were not changed", progress_.step,
               result.loss, result.grad_norm);
+  if (skipped_steps_ >= kMaxSkippedSteps && saver_) saver_->drain();
   require(
       skipped_steps_ < kMaxSkippedSteps,
       "the gradient was not finite in {} steps in a row (loss {}); lower optimizer.lr (now {}), "
@@ -220,21 +228,24 @@ double Trainer::evaluate() {
 }
 
 void Trainer::save() {
-  if (config_.checkpoint.save.empty() || last_saved_step_ == progress_.step) return;
-  if (skipped_steps_ >
-      0) {  // the weights may be damaged: good checkpoints must not make room for them
+  if (!saver_) return;
+  if (skipped_steps_ > 0) {
     log_warning("step {}: no checkpoint is written while loss or gradient are not finite",
                 progress_.step);
     return;
   }
-  Activity::set("saving", progress_.step);
-  const SaveReport report = save_run(world_, engine_->model(), engine_->optimizer(), config_,
-                                     config_text_, progress_, snapshot_, engine_->stream());
+  saver_->begin(progress_);
   log_->activity("");
-  last_saved_step_ = progress_.step;
-  log_info("saved {} ({} in {:.2f} s, {:.2f} GB/s)", report.path,
-           format_bytes(static_cast<std::uint64_t>(report.bytes)), report.seconds(),
-           static_cast<double>(report.bytes) / 1e9 / report.seconds());
+}
+
+void Trainer::save_and_wait() {
+  if (!saver_) return;
+  if (skipped_steps_ > 0) {
+    save();
+    saver_->drain();
+  } else {
+    saver_->finish(progress_);
+  }
 }
 
 StopReason Trainer::run() {
@@ -281,8 +292,12 @@ StopReason Trainer::run_steps() {
     if (profiler_) profiler_->end_step(progress_.step, waited);
     if (result.stop_requested) {
       log_info("stop signal received: saving at step {} and leaving", progress_.step);
-      save();
+      save_and_wait();
       return StopReason::signal;
+    }
+    if (saver_) {
+      saver_->between_steps(progress_, result.save_written,
+                            result.save_again && skipped_steps_ == 0);
     }
     if (checkpoint_due(config_.checkpoint, progress_.step)) save();
     const bool finished = progress_.step == last;
@@ -293,11 +308,11 @@ StopReason Trainer::run_steps() {
     const std::int64_t exit_interval = config_.train.exit_interval;
     if (!finished && exit_interval > 0 && progress_.step % exit_interval == 0) {
       log_info("exit_interval: saving at step {} and leaving", progress_.step);
-      save();
+      save_and_wait();
       return StopReason::exit_interval;
     }
   }
-  save();
+  save_and_wait();
   require(
       skipped_steps_ == 0,
       "training ended with a loss or gradient that is not finite; the last {} of {} steps changed "
