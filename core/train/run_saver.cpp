@@ -12,12 +12,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::seconds kFirstRetry{10};
 constexpr std::int64_t kMostDoublings = 6;
-
-std::chrono::seconds delay_after(std::int64_t failures) {
-  return kFirstRetry * (std::int64_t{1} << std::min(failures - 1, kMostDoublings));
-}
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -26,8 +21,12 @@ double seconds_since(Clock::time_point start) {
 }  // namespace
 
 RunSaver::RunSaver(Communicator& world, Engine& engine, const Config& config,
-                   std::string config_text)
-    : world_(world), engine_(engine), config_(config), config_text_(std::move(config_text)) {}
+                   std::string config_text, std::chrono::milliseconds first_retry)
+    : world_(world),
+      engine_(engine),
+      config_(config),
+      config_text_(std::move(config_text)),
+      first_retry_(first_retry) {}
 
 // One clock decides: ranks that compared their own would disagree near the moment.
 bool RunSaver::mine_wants_retry() const {
@@ -113,10 +112,11 @@ void RunSaver::failed(const std::string& message) {
     fail("{}. This was failure {} in a row of {} (checkpoint.max_failures); {}", message, failures_,
          most, last);
   }
-  const std::chrono::seconds delay = delay_after(failures_);
+  const std::chrono::milliseconds delay =
+      first_retry_ * (std::int64_t{1} << std::min(failures_ - 1, kMostDoublings));
   retry_at_ = Clock::now() + delay;
   log_warning("{}. Training goes on; next attempt in {} s, failure {} of {}; {}", message,
-              delay.count(), failures_, most, last);
+              std::chrono::duration<double>(delay).count(), failures_, most, last);
 }
 
 void RunSaver::between_steps(const Progress& progress, bool written, bool retry) {
@@ -131,7 +131,7 @@ void RunSaver::finish(const Progress& progress) {
     // No step is lost by waiting now; rank 0's clock is the slowest that matters.
     while (Clock::now() < retry_at_) {
       Activity::tick();
-      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      std::this_thread::sleep_for(std::min(first_retry_, std::chrono::milliseconds(100)));
     }
     begin(progress);
     complete();

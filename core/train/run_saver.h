@@ -17,12 +17,14 @@
 namespace neox {
 
 /// A save that fails (disk full, I/O error, on any rank) is a warning: training goes on, and the
-/// state of then is saved after 10 s, 20 s, 40 s, ... After checkpoint.max_failures failures in a
-/// row it is an Error. All methods but mine_*() are collective over the run's ranks.
+/// state of then is saved after first_retry, twice that, four times that, ... (at most 64 times).
+/// After checkpoint.max_failures failures in a row it is an Error. All methods but mine_*() are
+/// collective over the run's ranks.
 class RunSaver {
  public:
   /// The state that is saved is `engine`'s. `config.checkpoint.save` must not be empty.
-  RunSaver(Communicator& world, Engine& engine, const Config& config, std::string config_text);
+  RunSaver(Communicator& world, Engine& engine, const Config& config, std::string config_text,
+           std::chrono::milliseconds first_retry = std::chrono::seconds(10));
 
   /// Saves the state of now, unless it is saved or under way already: returns when a copy is made,
   /// and the next steps may change the state. Finishes an older save first.
@@ -55,6 +57,7 @@ class RunSaver {
   Engine& engine_;
   const Config& config_;
   std::string config_text_;
+  std::chrono::milliseconds first_retry_;
   HostSnapshot snapshot_;
   std::optional<CheckpointSave> pending_;
   std::int64_t pending_step_ = -1;
