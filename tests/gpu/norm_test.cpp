@@ -106,7 +106,9 @@ void check(Device device, DType dtype) {
       EXPECT_EQ(got.dx_alone, got.dx);
       EXPECT_EQ(got.dw_alone, got.dw);
       EXPECT_EQ(got.db_alone, got.db);
-      if (form.shape.numel() <= 16384) EXPECT_EQ(orders_that_differ<Results>(got, run), 0);
+      if (form.shape.numel() <= 16384) {
+        EXPECT_EQ(orders_that_differ<Results>(got, run), 0);
+      }
     }
   }
 }
