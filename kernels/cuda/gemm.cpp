@@ -1,21 +1,13 @@
 #include "kernels/cuda/gemm.h"
 
-#include <algorithm>
 #include <bit>
 #include <cmath>
 
 #include "core/base/error.h"
+#include "kernels/cuda/plan_cache.h"
 
 namespace neox {
 namespace {
-
-/// Mixes a number into a hash; the finalizer of SplitMix64 (Steele, Lea, Flood 2014).
-void mix(std::uint64_t& hash, std::int64_t value) {
-  std::uint64_t z = (hash ^ static_cast<std::uint64_t>(value)) + 0x9e3779b97f4a7c15u;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  hash = z ^ (z >> 31);
-}
 
 void check(bool fits, const char* what, ConstTensor a, ConstTensor b, ConstTensor d) {
   if (!fits) {
@@ -42,12 +34,12 @@ GemmKey key_of(ConstTensor a, ConstTensor b, Tensor d, GemmOperands& operands) {
 
 std::size_t GemmKey::hash() const {
   std::uint64_t hash = 0;
-  mix(hash, static_cast<std::int64_t>(operand) | static_cast<std::int64_t>(result) << 8 |
-                static_cast<std::int64_t>(epilogue) << 16 | std::int64_t{transpose_a} << 24 |
-                std::int64_t{transpose_b} << 25 | std::int64_t{accumulate} << 26);
-  for (const std::int64_t value : {m, n, k, lda, ldb, ldd}) mix(hash, value);
-  mix(hash, std::int64_t{align_a} | std::int64_t{align_b} << 16 | std::int64_t{align_d} << 32 |
-                std::int64_t{align_vector} << 48);
+  mix_hash(hash, static_cast<std::int64_t>(operand) | static_cast<std::int64_t>(result) << 8 |
+                     static_cast<std::int64_t>(epilogue) << 16 | std::int64_t{transpose_a} << 24 |
+                     std::int64_t{transpose_b} << 25 | std::int64_t{accumulate} << 26);
+  for (const std::int64_t value : {m, n, k, lda, ldb, ldd}) mix_hash(hash, value);
+  mix_hash(hash, std::int64_t{align_a} | std::int64_t{align_b} << 16 | std::int64_t{align_d} << 32 |
+                     std::int64_t{align_vector} << 48);
   return hash;
 }
 

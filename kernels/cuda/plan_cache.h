@@ -7,6 +7,14 @@
 
 namespace neox {
 
+/// Mixes a number into a hash; the finalizer of SplitMix64 (Steele, Lea, Flood 2014).
+inline void mix_hash(std::uint64_t& hash, std::int64_t value) {
+  std::uint64_t z = (hash ^ static_cast<std::uint64_t>(value)) + 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  hash = z ^ (z >> 31);
+}
+
 /// `Key` has operator== and hash(). Plans keep their addresses.
 template <class Key, class Plan>
 class PlanCache {
