@@ -41,7 +41,7 @@ struct SumGroups {
     const std::int64_t end = begin + kGroup < rows ? begin + kGroup : rows;
     float sum[N] = {};
 #ifdef __CUDA_ARCH__
-#pragma unroll 8
+#pragma unroll 4
 #endif
     for (std::int64_t row = begin; row < end; ++row) {
       float v[N];
