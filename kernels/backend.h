@@ -21,14 +21,16 @@
 
 namespace neox {
 
-class Backend : public LinearOps,
-                public NormOps,
-                public AttentionOps,
-                public ElementwiseOps,
-                public EmbeddingOps,
-                public LossOps,
-                public OptimizerOps,
-                public HashOps {
+/// The families are virtual bases: a backend may be put together from classes that each implement
+/// one of them.
+class Backend : public virtual LinearOps,
+                public virtual NormOps,
+                public virtual AttentionOps,
+                public virtual ElementwiseOps,
+                public virtual EmbeddingOps,
+                public virtual LossOps,
+                public virtual OptimizerOps,
+                public virtual HashOps {
  public:
   virtual std::string_view name() const = 0;
   virtual Device device() const = 0;

@@ -37,6 +37,9 @@ struct ParameterSpec {
   /// Also held by another pipeline stage, which computes another part of its gradient: the sum over
   /// the embedding group is the gradient.
   bool tied_across_stages = false;
+  /// Elements to reserve where the slices of other tensor ranks are larger (0: no more than the
+  /// slice has): every tensor rank then lays out its blocks alike, and sums over them match.
+  std::int64_t reserve = 0;
 };
 
 }  // namespace neox

@@ -88,6 +88,8 @@ void ParameterStore::lay_out_block(int block, std::int64_t& offset) {
       offset += entries_[i].spec.slice.extent.numel();
       add_range(entries_[i], offset);
     }
+    const ParameterSpec& last = entries_[run.last].spec;
+    offset += std::max<std::int64_t>(last.reserve - last.slice.extent.numel(), 0);
   }
   close_segment();
   b.end = offset;

@@ -40,6 +40,10 @@ struct ModelPartition {
 
   /// This rank's part of an axis that is divided over the tensor ranks.
   AxisRange tensor_part(std::int64_t n) const { return axis_part(n, tensor_size, tensor_rank); }
+  /// Positions that the tensor rank with the most of them has.
+  std::int64_t largest_tensor_part(std::int64_t n) const {
+    return (n + tensor_size - 1) / tensor_size;
+  }
 };
 
 /// Attention heads of a tensor rank. Query heads are divided evenly. Key/value heads are too, or,

@@ -45,6 +45,7 @@ ParameterId Transformer::add_word_table(const std::string& name, bool tied_copy)
                      {{vocabulary_.begin, 0}, {vocabulary_.size, model_.hidden_size}},
                      {InitRule::Kind::random, model_.init_method},
                      true};
+  spec.reserve = partition_.largest_tensor_part(model_.padded_vocab_size()) * model_.hidden_size;
   spec.counted = !tied_copy;
   spec.tied_across_stages = tied_across_stages_ && name == "embed_in.weight";
   return store_.add(std::move(spec));

@@ -52,9 +52,9 @@ class CpuRuntime final : public DeviceRuntime {
   std::unique_ptr<Event> make_event(int) override { return std::make_unique<CpuEvent>(); }
 };
 
-std::array<std::unique_ptr<DeviceRuntime>, 2>& runtimes() {
-  static std::array<std::unique_ptr<DeviceRuntime>, 2> table = {std::make_unique<CpuRuntime>(),
-                                                                nullptr};
+std::array<std::unique_ptr<DeviceRuntime>, 3>& runtimes() {
+  static std::array<std::unique_ptr<DeviceRuntime>, 3> table = {std::make_unique<CpuRuntime>(),
+                                                                nullptr, nullptr};
   return table;
 }
 
@@ -77,7 +77,8 @@ Counters all_counters;
 }  // namespace
 
 std::string name_of(Device device) {
-  return device.is_cpu() ? "cpu" : fmt::format("cuda:{}", device.index);
+  if (device.is_cpu()) return "cpu";
+  return fmt::format("{}:{}", device.kind == DeviceKind::cuda ? "cuda" : "simulated", device.index);
 }
 
 DeviceRuntime& device_runtime(DeviceKind kind) {

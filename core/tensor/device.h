@@ -9,7 +9,9 @@
 
 namespace neox {
 
-enum class DeviceKind : std::uint8_t { cpu, cuda };
+/// `simulated` is a GPU without a GPU: memory that only its own runtime and kernels may touch, and
+/// the CUDA kernels' code run on the host, thread by thread. Slow; for tests.
+enum class DeviceKind : std::uint8_t { cpu, cuda, simulated };
 
 struct Device {
   DeviceKind kind = DeviceKind::cpu;
@@ -17,7 +19,7 @@ struct Device {
   bool operator==(const Device&) const = default;
   bool is_cpu() const { return kind == DeviceKind::cpu; }
 };
-/// "cpu", "cuda:0"
+/// "cpu", "cuda:0", "simulated:0"
 std::string name_of(Device device);
 
 /// A queue of work on one device. Work of one stream runs in order; streams run concurrently.

@@ -1,43 +1,8 @@
 #include "kernels/cuda/elementwise.h"
 
 #include "kernels/cuda/elementwise_kernels.h"
-#include "kernels/cuda/internal.h"
 
 namespace neox {
-
-CudaElementwise::CudaElementwise(Device device) : device_(device) {
-  if (device.is_cpu()) return;
-  device_runtime(device.kind);  // throws when there is none
-  cuda_check(
-      cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device.index),
-      "cudaDeviceGetAttribute");
-}
-
-template <class F>
-void CudaElementwise::run(Stream& stream, const char* kernel, F&& f) const {
-  require(stream.device() == device_, "{} of {} was given a stream of {}", kernel, name_of(device_),
-          name_of(stream.device()));
-  if (device_.is_cpu()) {
-    f(cuda::Launch{nullptr, multiprocessors_, true});
-    return;
-  }
-  const DeviceGuard guard(device_.index);
-  f(cuda::Launch{cuda_stream(stream), multiprocessors_, false});
-  cuda_check(cudaGetLastError(), kernel);
-}
-
-const void* CudaElementwise::input(ConstTensor tensor, DType want) const {
-  require(tensor.device == device_, "memory of {} was given to a kernel of {}",
-          name_of(tensor.device), name_of(device_));
-  require(tensor.dtype == want, "a {} tensor was given to a kernel where it must be {}",
-          name_of(tensor.dtype), name_of(want));
-  return tensor.data;
-}
-
-void* CudaElementwise::output(Tensor tensor, DType want) const {
-  input(tensor, want);
-  return tensor.data;
-}
 
 void CudaElementwise::activation(Stream& stream, Activation kind, ConstTensor x, Tensor y) const {
   run(stream, "activation", [&](const cuda::Launch& launch) {

@@ -8,16 +8,10 @@
 
 #include "core/base/dtype.h"
 #include "core/base/model_types.h"
+#include "kernels/cuda/kernel_launch.h"
 #include "kernels/dropout.h"
 
 namespace neox::cuda {
-
-/// Where a kernel runs.
-struct Launch {
-  void* stream = nullptr;   ///< cudaStream_t
-  int multiprocessors = 1;  ///< of the device, to size the grid
-  bool on_host = false;     ///< one thread after the other on the CPU
-};
 
 /// y[n] = act(x[n])
 void activation(const Launch&, Activation, DType, const void* x, void* y, std::int64_t n);

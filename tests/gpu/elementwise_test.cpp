@@ -28,8 +28,8 @@ std::vector<OpCase> cases(bool with_backward) {
 
 class CudaValue : public OnGpu, public ::testing::WithParamInterface<OpCase> {};
 class CudaGradient : public OnGpu, public ::testing::WithParamInterface<OpCase> {};
-class HostRunValue : public ::testing::TestWithParam<OpCase> {};
-class HostRunGradient : public ::testing::TestWithParam<OpCase> {};
+class SimulatedValue : public ::testing::TestWithParam<OpCase> {};
+class SimulatedGradient : public ::testing::TestWithParam<OpCase> {};
 
 TEST_P(CudaValue, MatchesTheReference) {
   EXPECT_EQ(check_value(cuda_kernels_on(kGpu), GetParam()), "");
@@ -37,11 +37,11 @@ TEST_P(CudaValue, MatchesTheReference) {
 TEST_P(CudaGradient, MatchesFiniteDifferences) {
   EXPECT_EQ(check_gradient(cuda_kernels_on(kGpu), GetParam()), "");
 }
-TEST_P(HostRunValue, MatchesTheReference) {
-  EXPECT_EQ(check_value(cuda_kernels_on(Device{}), GetParam()), "");
+TEST_P(SimulatedValue, MatchesTheReference) {
+  EXPECT_EQ(check_value(cuda_kernels_on(kSimulated), GetParam()), "");
 }
-TEST_P(HostRunGradient, MatchesFiniteDifferences) {
-  EXPECT_EQ(check_gradient(cuda_kernels_on(Device{}), GetParam()), "");
+TEST_P(SimulatedGradient, MatchesFiniteDifferences) {
+  EXPECT_EQ(check_gradient(cuda_kernels_on(kSimulated), GetParam()), "");
 }
 
 std::string id_of(const ::testing::TestParamInfo<OpCase>& info) {
@@ -49,8 +49,8 @@ std::string id_of(const ::testing::TestParamInfo<OpCase>& info) {
 }
 INSTANTIATE_TEST_SUITE_P(Elementwise, CudaValue, ::testing::ValuesIn(cases(false)), id_of);
 INSTANTIATE_TEST_SUITE_P(Elementwise, CudaGradient, ::testing::ValuesIn(cases(true)), id_of);
-INSTANTIATE_TEST_SUITE_P(Elementwise, HostRunValue, ::testing::ValuesIn(cases(false)), id_of);
-INSTANTIATE_TEST_SUITE_P(Elementwise, HostRunGradient, ::testing::ValuesIn(cases(true)), id_of);
+INSTANTIATE_TEST_SUITE_P(Elementwise, SimulatedValue, ::testing::ValuesIn(cases(false)), id_of);
+INSTANTIATE_TEST_SUITE_P(Elementwise, SimulatedGradient, ::testing::ValuesIn(cases(true)), id_of);
 
 // ---- against the CPU engine ------------------------------------------------------------------
 
@@ -282,23 +282,23 @@ TEST_F(CudaAgainstCpu, CastsAndSums) {
 TEST_F(CudaAgainstCpu, ExtremeActivations) {
   check_extremes(kGpu);
 }
-TEST(HostRunAgainstCpu, DropoutSums) {
-  check_dropout_sums(Device{});
+TEST(SimulatedAgainstCpu, DropoutSums) {
+  check_dropout_sums(kSimulated);
 }
-TEST(HostRunAgainstCpu, GatedActivations) {
-  check_gated(Device{});
+TEST(SimulatedAgainstCpu, GatedActivations) {
+  check_gated(kSimulated);
 }
-TEST(HostRunAgainstCpu, CastsAndSums) {
-  check_casts_and_sums(Device{});
+TEST(SimulatedAgainstCpu, CastsAndSums) {
+  check_casts_and_sums(kSimulated);
 }
-TEST(HostRunAgainstCpu, ExtremeActivations) {
-  check_extremes(Device{});
+TEST(SimulatedAgainstCpu, ExtremeActivations) {
+  check_extremes(kSimulated);
 }
 
 TEST(CudaElementwise, RefusesWrongDtypesAndStreams) {
-  const auto stream = make_stream(Device{});
-  const OwnedTensor f32({4}, DType::f32), half({4}, DType::bf16);
-  const Backend& ops = cuda_kernels_on(Device{});
+  const auto stream = make_stream(kSimulated);
+  const OwnedTensor f32({4}, DType::f32, kSimulated), half({4}, DType::bf16, kSimulated);
+  const Backend& ops = cuda_kernels_on(kSimulated);
   EXPECT_THROW(ops.activation(*stream, Activation::relu, f32, half), Error);
   EXPECT_THROW(ops.add_into(*stream, half, f32), Error);
   const Tensor elsewhere(f32.tensor.data, {4}, DType::f32, kGpu);

@@ -2,8 +2,14 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/device_runtime.h"
+#include "kernels/cuda/simulated_runtime.h"
 
 namespace neox::testing {
+namespace {
+
+[[maybe_unused]] const bool kRegistered = (register_simulated_runtime(), true);
+
+}  // namespace
 
 const std::string& no_gpu_reason() {
   static const std::string reason = register_cuda_runtime();
@@ -16,12 +22,12 @@ const Backend& cpu_backend() {
 }
 
 const Backend& cuda_kernels_on(Device device) {
-  if (device.is_cpu()) {
-    static const ElementwiseOnly on_host(Device{}, cpu_backend());
-    return on_host;
+  if (device == kGpu) {
+    static const ElementwiseOnly on_gpu(kGpu, cpu_backend());
+    return on_gpu;
   }
-  static const ElementwiseOnly on_gpu(kGpu, cpu_backend());
-  return on_gpu;
+  static const ElementwiseOnly simulated(kSimulated, cpu_backend());
+  return simulated;
 }
 
 }  // namespace neox::testing

@@ -12,6 +12,8 @@
 namespace neox::testing {
 
 inline constexpr Device kGpu{DeviceKind::cuda, 0};
+/// Runs the same kernels on the host.
+inline constexpr Device kSimulated{DeviceKind::simulated, 0};
 
 /// "" when a GPU can be used, else why not. Registers the CUDA runtime at the first call.
 const std::string& no_gpu_reason();
@@ -60,8 +62,7 @@ class ElementwiseOnly final : public DryRunBackend {
   CudaElementwise kernels_;
 };
 
-/// The CPU engine, and the CUDA kernels on a device: kGpu, or the CPU, which runs their code thread
-/// by thread.
+/// The CPU engine, and the CUDA kernels on kGpu or kSimulated.
 const Backend& cpu_backend();
 const Backend& cuda_kernels_on(Device device);
 

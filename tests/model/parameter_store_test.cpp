@@ -62,6 +62,30 @@ TEST(ParameterStore, BucketsCoverTheBlocksInBackwardOrder) {
   }
 }
 
+// Tensor ranks hold tables of different sizes, and sum the gradients of a norm behind them.
+TEST(ParameterStore, ReservedElementsLayOutBlocksAlike) {
+  const auto layout = [](std::int64_t rows, std::int64_t reserve) {
+    ParameterStore store;
+    store.begin_block("head");
+    ParameterSpec table = spec("out", {rows, 32});
+    table.reserve = reserve;
+    store.add(table);
+    ParameterSpec norm = spec("norm", {640}, false);
+    norm.sum = GradientSum::tensor;
+    const ParameterId id = store.add(norm);
+    store.commit(Device{}, DType::f32, StoreMode::training, true, {1, 2, 1, 1 << 20});
+    std::vector<std::int64_t> sizes{store.numel(), store.parameter_count()};
+    for (const ParameterPiece& p : store.owned_pieces(id)) sizes.push_back(p.piece.size);
+    return sizes;
+  };
+  const std::vector<std::int64_t> large = layout(20, 20 * 32), small = layout(8, 20 * 32);
+  EXPECT_EQ(small[0], large[0]);
+  EXPECT_EQ(small[1], large[1] - 12 * 32);
+  EXPECT_EQ(std::vector(small.begin() + 2, small.end()),
+            std::vector(large.begin() + 2, large.end()));
+  EXPECT_NE(layout(8, 0)[0], large[0]);
+}
+
 TEST(ParameterStore, RanksOwnEveryElementOnce) {
   for (const int size : {1, 2, 3, 7}) {
     for (int stage = 0; stage <= 3; ++stage) {

@@ -61,6 +61,7 @@ const std::vector<Layout> kLayouts = {
     {Family::llama, 1, false, 1, "1f1b", 4, 1, 1, "none"},
     {Family::llama, 4, true, 1, "1f1b", 1, 0, 2, "none"},
     {Family::llama, 4, false, 1, "1f1b", 2, 3, 2, "none"},
+    {Family::llama, 4, true, 1, "1f1b", 2, 1, 1, "none"},
     {Family::llama, 4, true, 2, "zb-h1", 1, 0, 2, "full"},
     {Family::llama, 2, true, 2, "interleaved", 2, 2, 1, "none"},
     {Family::llama, 2, true, 1, "1f1b", 4, 1, 1, "none"},

@@ -38,7 +38,8 @@ ModelConfig model_config(Family family, std::int64_t hidden) {
       m.activation = Activation::gelu_tanh;
       break;
     case Family::llama:
-      m.make_vocab_size_divisible_by = 1;  // 101: no tensor group divides it
+      m.vocab_size = 109;  // no tensor group divides it, and 28 rows need more room than 27
+      m.make_vocab_size_divisible_by = 1;
       m.norm = NormKind::rmsnorm;
       m.num_kv_heads = 2;
       m.intermediate_size = 3 * hidden;
