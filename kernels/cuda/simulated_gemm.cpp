@@ -8,7 +8,7 @@ namespace neox {
 namespace {
 
 constexpr std::int64_t kTileM = 32;
-constexpr std::int64_t kTileN = 8;
+constexpr std::int64_t kTileN = 16;
 constexpr std::int64_t kTileK = 256;
 using Accumulators = std::array<std::array<float, kTileM>, kTileN>;
 

@@ -173,6 +173,11 @@ double bound(DType t) {
   return t == DType::bf16 ? 1e-2 : t == DType::f16 ? 2e-3 : 1e-5;
 }
 
+/// Of f32 sums of products of `t`. Tensor cores cut off, rather than round, what they add to a sum.
+double sum_bound(Device device, DType t) {
+  return device == kGpu && t != DType::f32 ? 1e-4 : 1e-5;
+}
+
 std::vector<Problem> problems(Device device) {
   std::vector<Problem> all = {{1, 1, 1},      {1, 64, 96},      {3, 17, 5, 1}, {33, 65, 67},
                               {64, 64, 64},   {64, 64, 64, 1},  {31, 300, 40}, {2100, 33, 40},
@@ -196,10 +201,10 @@ TEST_P(LinearOn, MatchesTheCpuEngine) {
       const Results want = products(cpu_backend(), Device{}, p, t);
       const Results got = products(kernels, device, p, t);
       EXPECT_LT(error_of(got.y, want.y), bound(t));
-      EXPECT_LT(error_of(got.logits, want.logits), 1e-5);
+      EXPECT_LT(error_of(got.logits, want.logits), sum_bound(device, t));
       EXPECT_LT(error_of(got.dx, want.dx), bound(t));
-      EXPECT_LT(error_of(got.dw, want.dw), 1e-5);
-      EXPECT_LT(error_of(got.db, want.db), 1e-5);
+      EXPECT_LT(error_of(got.dw, want.dw), sum_bound(device, t));
+      EXPECT_LT(error_of(got.db, want.db), sum_bound(device, t));
     }
   }
 }
