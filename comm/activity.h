@@ -38,8 +38,23 @@ class Activity {
    public:
     Waiting(Collective collective, std::string_view group, int peer = -1);
     ~Waiting();
+    /// While true, it is this process's own device that has not come so far, not the other ranks.
+    void on_device(bool waits);
     Waiting(const Waiting&) = delete;
     Waiting& operator=(const Waiting&) = delete;
+
+   private:
+    bool on_device_ = false;
+  };
+
+  /// While it lives, this process's device waits for other ranks, whatever its threads do: a thread
+  /// that waits for the device then waits for them.
+  class DeviceWait {
+   public:
+    DeviceWait(Collective collective, std::string_view group, int peer = -1);
+    ~DeviceWait();
+    DeviceWait(const DeviceWait&) = delete;
+    DeviceWait& operator=(const DeviceWait&) = delete;
   };
 };
 
