@@ -9,6 +9,8 @@ namespace {
 
 ActivitySlot own_slot;
 std::atomic<ActivitySlot*> current = &own_slot;
+thread_local bool in_background = false;
+std::atomic<std::int64_t> background_count = 0;
 
 ActivitySlot& slot() {
   return *current.load(std::memory_order_relaxed);
@@ -55,7 +57,23 @@ void Activity::set_unlimited(std::string_view phase) {
 }
 
 void Activity::tick() {
+  if (in_background) {
+    background_count.fetch_add(1, std::memory_order_relaxed);
+    return;
+  }
   slot().progress_ns.store(monotonic_ns(), std::memory_order_relaxed);
+}
+
+Activity::Background::Background() {
+  in_background = true;
+}
+
+Activity::Background::~Background() {
+  in_background = false;
+}
+
+std::int64_t Activity::background_ticks() {
+  return background_count.load(std::memory_order_relaxed);
 }
 
 Activity::Waiting::Waiting(Collective collective, std::string_view group, int peer) {

@@ -20,6 +20,18 @@ class Activity {
   /// Progress within the phase: a piece of a file was written, a batch was read.
   static void tick();
 
+  /// While it lives, ticks of this thread are not the process's progress: work behind the run's
+  /// back must not hide that the run stands still. Who waits for such work looks at
+  /// background_ticks() and passes them on.
+  class Background {
+   public:
+    Background();
+    ~Background();
+    Background(const Background&) = delete;
+    Background& operator=(const Background&) = delete;
+  };
+  static std::int64_t background_ticks();
+
   /// While it lives, this thread waits for other ranks in `collective` of the group with this name;
   /// peer < 0: the whole group. Made by communicators. Begin and end are progress.
   class Waiting {
