@@ -113,6 +113,45 @@ std::string text_of(const NcclId& id) {
   return {id.bytes.begin(), id.bytes.end()};
 }
 
+/// The sender (rank 0 of the pair) makes the id; both know afterwards that the other one is here.
+/// Nothing when `stop` became true.
+std::optional<NcclId> exchange_pair_id(NcclDomain& domain, Communicator& group, int peer, int rank,
+                                       const std::atomic<bool>& stop) {
+  const MPI_Comm comm = mpi_of(group);
+  struct Messages {
+    NcclId id;
+    char ready = 1;
+    std::array<MPI_Request, 2> requests = {MPI_REQUEST_NULL, MPI_REQUEST_NULL};
+  };
+  auto messages = std::make_unique<Messages>();
+  Messages& m = *messages;
+  const auto bytes = static_cast<int>(sizeof m.id.bytes);
+  const auto done = [&] {
+    for (Backoff backoff; !test_all(m.requests, Collective::send); backoff.pause()) {
+      if (!stop) continue;
+      static_cast<void>(messages.release());  // MPI may still write to them
+      return false;
+    }
+    return true;
+  };
+  if (rank == 0) {
+    domain.check(domain.library.get_unique_id(m.id), "ncclGetUniqueId", group.name());
+    check_mpi(MPI_Isend(m.id.bytes.data(), bytes, MPI_BYTE, peer, kPairIdTag, comm, &m.requests[0]),
+              "MPI_Isend", Collective::send, peer);
+    check_mpi(MPI_Irecv(&m.ready, 1, MPI_BYTE, peer, kPairReadyTag, comm, &m.requests[1]),
+              "MPI_Irecv", Collective::send, peer);
+    if (!done()) return {};
+    return m.id;
+  }
+  check_mpi(MPI_Irecv(m.id.bytes.data(), bytes, MPI_BYTE, peer, kPairIdTag, comm, &m.requests[0]),
+            "MPI_Irecv", Collective::recv, peer);
+  if (!done()) return {};
+  check_mpi(MPI_Isend(&m.ready, 1, MPI_BYTE, peer, kPairReadyTag, comm, &m.requests[1]),
+            "MPI_Isend", Collective::recv, peer);
+  if (!done()) return {};
+  return m.id;
+}
+
 }  // namespace
 
 NcclHandle connect_nccl(NcclDomain& domain, Communicator& control) {
@@ -149,40 +188,8 @@ NcclHandle split_nccl(NcclDomain& domain, Communicator& control, NcclHandle root
 
 NcclHandle connect_nccl_pair(NcclDomain& domain, Communicator& group, int peer, int rank,
                              const std::atomic<bool>& stop) {
-  const MPI_Comm comm = mpi_of(group);
-  // On the heap: given up, MPI may still write to them.
-  struct Messages {
-    NcclId id;
-    char ready = 1;
-    std::array<MPI_Request, 2> requests = {MPI_REQUEST_NULL, MPI_REQUEST_NULL};
-  };
-  auto messages = std::make_unique<Messages>();
-  Messages& m = *messages;
-  const auto bytes = static_cast<int>(sizeof m.id.bytes);
-  const auto exchange = [&](std::size_t first, std::size_t count) {
-    const auto requests = std::span(m.requests).subspan(first, count);
-    for (Backoff backoff; !test_all(requests, Collective::send); backoff.pause()) {
-      if (!stop) continue;
-      static_cast<void>(messages.release());
-      return false;
-    }
-    return true;
-  };
-  if (rank == 0) {
-    domain.check(domain.library.get_unique_id(m.id), "ncclGetUniqueId", group.name());
-    check_mpi(MPI_Isend(m.id.bytes.data(), bytes, MPI_BYTE, peer, kPairIdTag, comm, &m.requests[0]),
-              "MPI_Isend", Collective::send, peer);
-    check_mpi(MPI_Irecv(&m.ready, 1, MPI_BYTE, peer, kPairReadyTag, comm, &m.requests[1]),
-              "MPI_Irecv", Collective::send, peer);
-    if (!exchange(0, 2)) return nullptr;
-  } else {
-    check_mpi(MPI_Irecv(m.id.bytes.data(), bytes, MPI_BYTE, peer, kPairIdTag, comm, &m.requests[0]),
-              "MPI_Irecv", Collective::recv, peer);
-    if (!exchange(0, 1)) return nullptr;
-    check_mpi(MPI_Isend(&m.ready, 1, MPI_BYTE, peer, kPairReadyTag, comm, &m.requests[1]),
-              "MPI_Isend", Collective::recv, peer);
-    if (!exchange(1, 1)) return nullptr;
-  }
+  const std::optional<NcclId> id = exchange_pair_id(domain, group, peer, rank, stop);
+  if (!id) return nullptr;
   // Both are here now, so a limit applies.
   domain.make_device_current();
   NcclHandle root = nullptr, pair = nullptr;
@@ -200,7 +207,7 @@ NcclHandle connect_nccl_pair(NcclDomain& domain, Communicator& group, int peer, 
     }
   };
   try {
-    domain.check(domain.library.comm_init_rank(root, 2, m.id, rank, config_of(domain, false)),
+    domain.check(domain.library.comm_init_rank(root, 2, *id, rank, config_of(domain, false)),
                  "ncclCommInitRankConfig", group.name(), root);
     finish(root, "ncclCommInitRankConfig");
     domain.check(domain.library.comm_split(root, 0, rank, pair, config_of(domain, true)),

@@ -58,7 +58,7 @@ TEST_F(StagedTest, CallsReturnWhileTheDeviceIsBusy) {
   EXPECT_EQ(slot.waits_in, -1);
   bool seen = false;
   std::thread device([&] {
-    for (int i = 0; i < 2000 && !seen; ++i) {
+    for (int i = 0; i < 20000 && !seen; ++i) {
       seen = slot.on_device == 1 && slot.waits_in == static_cast<int>(Collective::all_reduce);
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
@@ -135,6 +135,20 @@ TEST_F(StagedTest, SlotsAreReusedAcrossStreams) {
   group_->recv(b, 0, *second).wait(*second);
   expect(*second, b, 8.0f);
   expect(*stream_, a, 7.0f);
+}
+
+TEST_F(StagedTest, AFailureOfTheDeviceSurfacesAtWait) {
+  const OwnedTensor x({1000}, DType::f32, kSimulated);
+  fill_zero(*stream_, x);
+  enqueue_deferred(stream_->native(), []() -> bool { throw Error("an illegal address"); });
+  const Work work = group_->all_reduce(x, ReduceOp::sum, *stream_);
+  try {
+    work.wait(*stream_);
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "an illegal address");
+  }
+  EXPECT_THROW(group_->all_reduce(x, ReduceOp::sum, *stream_), Error);
 }
 
 // Sums of data where rounding shows: the same bits as on the host.

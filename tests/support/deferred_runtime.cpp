@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <exception>
 #include <map>
 #include <mutex>
 #include <random>
@@ -61,13 +62,18 @@ struct Machine {
   bool step(Queue& queue) {
     if (queue.items.empty()) return false;
     Item& item = queue.items.front();
-    if (!item.run) {
-      if (!item.after.reached()) return step(*item.after.queue);
-    } else if (!item.run()) {
-      return false;
+    if (!item.run && !item.after.reached()) return step(*item.after.queue);
+    bool finished = true;
+    std::exception_ptr error;
+    try {
+      finished = !item.run || item.run();
+    } catch (...) {  // whoever asked for the work is told, once
+      error = std::current_exception();
     }
+    if (!finished) return false;
     queue.items.pop_front();
     ++queue.ran;
+    if (error) std::rethrow_exception(error);
     return true;
   }
   bool step_any() {

@@ -29,7 +29,8 @@ void use_deferred_runtime(DeferredOrder order, std::uint64_t seed = 1);
 void set_deferred_devices(int count, const std::string& physical_name);
 
 /// Queues work on a stream of this runtime that may take several calls: it returns whether it has
-/// finished, and is called again while it hasn't. It must not use the runtime.
+/// finished, and is called again while it hasn't. It must not use the runtime; what it throws
+/// reaches the one who asks for the result.
 void enqueue_deferred(void* native_stream, std::function<bool()> work);
 
 /// While it lives, a thread runs what is queued for longer than a few milliseconds, as a device
