@@ -10,7 +10,7 @@ namespace neox {
 /// The same hashes as every other backend's.
 class CudaHash : public virtual HashOps, protected CudaFamily {
  public:
-  explicit CudaHash(Device device) : CudaFamily(device), workspace_(device) {}
+  explicit CudaHash(Device device) : CudaFamily(device) {}
 
   void hash(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
 

@@ -10,7 +10,7 @@ namespace neox {
 /// Sums in f32, in an order that depends on shapes and on the GPU's number of multiprocessors only.
 class CudaNorm : public virtual NormOps, protected CudaFamily {
  public:
-  explicit CudaNorm(Device device) : CudaFamily(device), workspace_(device) {}
+  explicit CudaNorm(Device device) : CudaFamily(device) {}
 
   void layer_norm(Stream&, ConstTensor x, ConstTensor w, ConstTensor b, float eps, Tensor y,
                   Tensor mean, Tensor rstd) const override;

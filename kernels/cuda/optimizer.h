@@ -9,7 +9,7 @@ namespace neox {
 
 class CudaOptimizer : public virtual OptimizerOps, protected CudaFamily {
  public:
-  explicit CudaOptimizer(Device device) : CudaFamily(device), workspace_(device) {}
+  explicit CudaOptimizer(Device device) : CudaFamily(device) {}
 
   void adamw(Stream&, const AdamW&, ConstTensor grad, ConstTensor grad_scale, Tensor main, Tensor m,
              Tensor v, Tensor weights) const override;

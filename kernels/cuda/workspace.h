@@ -1,6 +1,7 @@
 #pragma once
 // Scratch memory of a family's kernels.
 
+#include <cstddef>
 #include <map>
 #include <mutex>
 
@@ -8,29 +9,19 @@
 
 namespace neox {
 
-/// One buffer for each stream, counted as the backend's (MemoryOwner::backend). It grows to the
-/// largest size asked for, so a training step allocates nothing after the first one. Growing gives
-/// the old buffer back, for which CUDA waits until the device has done its work.
+/// One buffer for each stream, because the work of different streams overlaps and that of one may
+/// share it; counted as the backend's (MemoryOwner::backend). It grows to the largest size asked
+/// for, so a training step allocates nothing after the first one. Growing gives the old buffer
+/// back, for which CUDA waits until the device has done its work.
 class Workspace {
  public:
-  explicit Workspace(Device device) : device_(device) {}
-
-  /// At least `bytes`, aligned to 256, contents undefined. Work of the stream queued later may use
-  /// the same memory.
-  void* take(const Stream& stream, std::size_t bytes) const {
-    const std::lock_guard lock(mutex_);
-    Buffer& buffer = buffers_[&stream];
-    if (buffer.bytes() < bytes) {
-      buffer = Buffer();  // first give back, then take
-      buffer = Buffer(bytes, device_, MemoryOwner::backend);
-    }
-    return buffer.data();
-  }
+  /// At least `bytes`, aligned to 256, contents undefined: for work that is queued on `stream`
+  /// before the next call for that stream.
+  void* take(const Stream& stream, std::size_t bytes) const;
 
  private:
-  Device device_;
   mutable std::mutex mutex_;
-  mutable std::map<const Stream*, Buffer> buffers_;
+  mutable std::map<const void*, Buffer> buffers_;  // by native handle, which outlives the Stream
 };
 
 }  // namespace neox
