@@ -177,7 +177,7 @@ class CublasLtPlan final : public GemmPlan {
     const float alpha = 1.0f, beta = key_.accumulate ? 1.0f : 0.0f;
     return cublaslt().matmul(handle_, description_.get(), &alpha, operands.a, a_.get(), operands.b,
                              b_.get(), &beta, operands.d, d_.get(), operands.d, d_.get(),
-                             &algorithm, workspace_.get(stream, kWorkspaceBytes), kWorkspaceBytes,
+                             &algorithm, workspace_.take(stream, kWorkspaceBytes), kWorkspaceBytes,
                              cuda_stream(stream));
   }
   void run(Stream& stream, const GemmOperands& operands) override {
@@ -238,7 +238,7 @@ std::vector<double> measure(CublasLtPlan& plan, const GemmKey& key,
 }  // namespace
 
 CublasLt::CublasLt(Device device, bool tf32, bool measured)
-    : device_(device), tf32_(tf32), measured_(measured) {
+    : device_(device), tf32_(tf32), measured_(measured), workspace_(device) {
   const CublasLtApi& api = cublaslt();
   const DeviceGuard guard(device.index);
   cublas_check(api.create(&handle_), "cublasLtCreate");

@@ -62,7 +62,7 @@ const std::string kSteps = "heads do not lie at multiples of 16 bytes";
 }  // namespace
 
 CudnnAttention::CudnnAttention(Device device, bool deterministic)
-    : CudaFamily(device), deterministic_(deterministic) {
+    : CudaFamily(device), deterministic_(deterministic), workspace_(device) {
   if (device.kind != DeviceKind::cuda) {
     problem_ = fmt::format("cuDNN does not run on {}", name_of(device));
     return;
@@ -125,7 +125,7 @@ void CudnnAttention::run_plan(Stream& stream, CudnnPlan& plan, std::span<void*> 
   if (plan.graph == nullptr) fail("internal error: attention by cuDNN: {}", plan.reason);
   const DeviceGuard guard(device_.index);
   const std::size_t bytes = plan.graph->workspace_bytes();
-  void* workspace = bytes == 0 ? nullptr : workspace_.get(stream, bytes);
+  void* workspace = bytes == 0 ? nullptr : workspace_.take(stream, bytes);
   set_cudnn_stream(handle_, stream);
   plan.graph->run(handle_, pointers, workspace);
 }

@@ -25,7 +25,7 @@ CudaLinear::CudaLinear(Device device, const CudaLinearOptions& options)
     : CudaLinear(device, make_engine(device, options)) {}
 
 CudaLinear::CudaLinear(Device device, std::unique_ptr<GemmEngine> engine)
-    : CudaFamily(device), engine_(std::move(engine)) {}
+    : CudaFamily(device), engine_(std::move(engine)), sums_(device), scratch_(device) {}
 
 void CudaLinear::linear(Stream& stream, ConstTensor x, ConstTensor w, ConstTensor bias,
                         Tensor y) const {
@@ -110,7 +110,7 @@ void CudaLinear::product_with_bias(Stream& stream, GemmKey key, GemmOperands ope
 
 void CudaLinear::sum_columns(Stream& stream, ConstTensor dy, float* sums, bool accumulate) const {
   const std::size_t bytes = cuda::column_sums_scratch(dy.rows(), dy.cols());
-  std::byte* scratch = scratch_.get(stream, bytes);
+  void* scratch = scratch_.take(stream, bytes);
   run(stream, "column_sums", [&](const cuda::Launch& launch) {
     cuda::column_sums(launch, dy.dtype, dy.data, dy.rows(), dy.cols(), accumulate, sums, scratch);
   });
@@ -142,7 +142,7 @@ void CudaLinear::product_with_bias_gradient(Stream& stream, const GemmKey& key,
     GemmKey fused = key;
     fused.epilogue = GemmEpilogue::bias_gradient;
     GemmOperands with_sums = operands;
-    with_sums.vector = sums_.get(stream, db.bytes());  // the epilogue overwrites, db may add
+    with_sums.vector = sums_.take(stream, db.bytes());  // the epilogue overwrites, db may add
     const std::scoped_lock lock(mutex_);
     const auto& found = plans_.get(
         fused, [&] { return plan_with_bias_gradient(fused, key, with_sums, dy, stream); });

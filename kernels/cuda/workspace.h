@@ -1,7 +1,6 @@
 #pragma once
-// Scratch memory of operators.
+// Scratch memory of a family's kernels.
 
-#include <cstddef>
 #include <map>
 #include <mutex>
 
@@ -9,16 +8,29 @@
 
 namespace neox {
 
-/// One buffer per stream, because the work of different streams overlaps; the work of one stream
-/// may share it. Grows on first uses, then stays.
+/// One buffer for each stream, counted as the backend's (MemoryOwner::backend). It grows to the
+/// largest size asked for, so a training step allocates nothing after the first one. Growing gives
+/// the old buffer back, for which CUDA waits until the device has done its work.
 class Workspace {
  public:
-  /// At least `bytes` for work that is queued on `stream` before the next call for that stream.
-  std::byte* get(const Stream& stream, std::size_t bytes);
+  explicit Workspace(Device device) : device_(device) {}
+
+  /// At least `bytes`, aligned to 256, contents undefined. Work of the stream queued later may use
+  /// the same memory.
+  void* take(const Stream& stream, std::size_t bytes) const {
+    const std::lock_guard lock(mutex_);
+    Buffer& buffer = buffers_[&stream];
+    if (buffer.bytes() < bytes) {
+      buffer = Buffer();  // first give back, then take
+      buffer = Buffer(bytes, device_, MemoryOwner::backend);
+    }
+    return buffer.data();
+  }
 
  private:
-  std::mutex mutex_;
-  std::map<const void*, Buffer> buffers_;  // by native handle, which outlives the Stream object
+  Device device_;
+  mutable std::mutex mutex_;
+  mutable std::map<const Stream*, Buffer> buffers_;
 };
 
 }  // namespace neox
