@@ -63,7 +63,7 @@ class CudnnAttention : protected CudaFamily {
   cudnnContext* handle_ = nullptr;
   mutable std::mutex mutex_;
   mutable Plans plans_;
-  mutable Workspace workspace_;
+  Workspace workspace_;
 };
 
 }  // namespace neox
