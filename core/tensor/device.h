@@ -66,6 +66,8 @@ class DeviceRuntime {
   virtual void fill_zero(void* memory, std::size_t bytes, Stream& stream) = 0;
   virtual std::unique_ptr<Stream> make_stream(int device_index, StreamPriority priority) = 0;
   virtual std::unique_ptr<Event> make_event(int device_index) = 0;
+  /// Devices that this process sees: indices [0, n).
+  virtual int device_count() { return 1; }
   /// Makes it the current device of the calling thread, for libraries that ask which one that is.
   virtual void make_current(int) {}
   /// The same text in all processes of a node that mean the same piece of hardware, whatever their

@@ -147,6 +147,11 @@ class CudaRuntime final : public DeviceRuntime {
     return std::make_unique<CudaEvent>(device_index);
   }
 
+  int device_count() override {
+    int devices = 0;
+    cuda_check(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
+    return devices;
+  }
   void make_current(int device_index) override {
     cuda_check(cudaSetDevice(device_index), fmt::format("cudaSetDevice({})", device_index));
   }

@@ -4,15 +4,20 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <ctime>
+#include <deque>
 #include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "comm/device_world.h"
 #include "comm/mpi.h"
 #include "core/base/rng.h"
 #include "core/tensor/buffer.h"
+#include "kernels/cuda/device_runtime.h"
+#include "tests/comm/fake_nccl.h"
 #include "tests/support/deferred_runtime.h"
 
 namespace neox {
@@ -68,12 +73,16 @@ int reduced(ReduceOp op, int ranks, std::int64_t i) {
   return result;
 }
 
+using Keep = std::vector<std::shared_ptr<void>>;
+
 /// What the suite runs on.
 struct GroupKind {
   std::string name;
   Device device;
-  std::function<std::string()> prepare;  ///< "" or why this cannot run here
-  std::function<std::unique_ptr<Communicator>()> make_world;
+  /// "", or why this cannot run here; may choose another device.
+  std::function<std::string(Device&)> prepare;
+  /// The world, over an MPI world; what it needs to live goes to `keep`.
+  std::function<std::unique_ptr<Communicator>(Keep& keep, Device device)> make_world;
   std::int64_t largest = 70001;  ///< elements
   bool rounds_once = true;       ///< 16-bit floats are reduced in float
 };
@@ -83,27 +92,84 @@ std::ostream& operator<<(std::ostream& out, const GroupKind& kind) {
 
 const Device kSimulated{DeviceKind::simulated, 0};
 
+std::unique_ptr<Communicator> mpi_world(Keep&, Device) {
+  return make_world_communicator();
+}
+
 GroupKind on_host() {
-  return {"host", Device{}, [] { return ""; }, make_world_communicator, (1 << 20) + 1};
+  return {"host", Device{}, [](Device&) { return ""; }, mpi_world, (1 << 20) + 1};
 }
 GroupKind staged(DeferredOrder order) {
   return {fmt::format("staged_{}", name_of(order)), kSimulated,
-          [order] {
+          [order](Device&) {
             use_deferred_runtime(order);
             return "";
           },
-          make_world_communicator};
+          mpi_world};
+}
+// NcclCommunicator's own code, on a device and an NCCL that are not real.
+GroupKind fake_nccl(DeferredOrder order) {
+  return {fmt::format("fake_nccl_{}", name_of(order)), kSimulated,
+          [order](Device&) {
+            use_deferred_runtime(order);
+            return "";
+          },
+          [](Keep& keep, Device device) {
+            auto control = std::shared_ptr<Communicator>(make_world_communicator());
+            auto library = std::make_shared<FakeNccl>();
+            keep = {std::make_shared<DeferredProgress>(), control, library};
+            NcclOptions options;
+            options.poll_seconds = 0;  // polling would ask for results
+            return make_nccl_communicator(*control, device, *library, options);
+          }};
+}
+
+// ---- on a GPU, where there is one ----------------------------------------------------------
+
+std::string take_gpu(Device& device) {
+  const std::string problem = register_cuda_runtime();
+  if (!problem.empty()) return problem;
+  MpiEnvironment mpi(nullptr, nullptr);
+  device = choose_device(mpi.node(), DeviceKind::cuda);
+  // Ranks that share a GPU are different machines to NCCL, which otherwise refuses.
+  if (mpi.local_size() > device_runtime(DeviceKind::cuda).device_count()) {
+    setenv("NCCL_HOSTID", fmt::format("rank{}", mpi.rank()).c_str(), 0);
+  }
+  return "";
+}
+GroupKind staged_on_gpu() {
+  return {"staged_gpu", {DeviceKind::cuda, 0}, take_gpu, mpi_world, (1 << 20) + 1};
+}
+GroupKind nccl_on_gpu() {
+  return {"nccl_gpu",
+          {DeviceKind::cuda, 0},
+          [](Device& device) {
+            std::string problem = take_gpu(device);
+            if (problem.empty()) nccl_library(problem);
+            return problem;
+          },
+          [](Keep& keep, Device device) {
+            std::string reason;
+            auto control = std::shared_ptr<Communicator>(make_world_communicator());
+            keep = {control};
+            return make_nccl_communicator(*control, device, *nccl_library(reason));
+          },
+          (1 << 20) + 1,
+          false};
 }
 
 class CommunicatorTest : public ::testing::TestWithParam<GroupKind> {
  protected:
   void SetUp() override {
-    const std::string problem = GetParam().prepare();
+    const std::string problem = GetParam().prepare(device);
     if (!problem.empty()) GTEST_SKIP() << problem;
-    group_ = GetParam().make_world();
+    group_ = make_group();
     stream_ = make_stream(device);
     rank = group().rank();
     size = group().size();
+  }
+  std::unique_ptr<Communicator> make_group() {
+    return GetParam().make_world(keep_.emplace_back(), device);
   }
   Communicator& group() { return *group_; }
   Stream& stream() { return *stream_; }
@@ -147,9 +213,10 @@ class CommunicatorTest : public ::testing::TestWithParam<GroupKind> {
     return count;
   }
 
+  std::deque<Keep> keep_;
   std::unique_ptr<Communicator> group_;
   std::unique_ptr<Stream> stream_;
-  const Device device = GetParam().device;
+  Device device = GetParam().device;
   const std::array<std::int64_t, 4> sizes = {0, 1, 7, GetParam().largest};
   int rank = 0, size = 1;
 };
@@ -441,14 +508,14 @@ TEST_P(CommunicatorTest, UnwindingGivesUpUnfinishedWork) {
   if (rank == 0) {
     const OwnedTensor x = make({1000}, DType::f32);
     try {
-      const auto lonely = make_world_communicator();
+      const auto lonely = make_group();
       lonely->all_reduce(x, ReduceOp::sum, stream());  // nobody joins
       throw Error("out of luck");
     } catch (const Error& error) {
       EXPECT_STREQ(error.what(), "out of luck");
     }
   } else {
-    const auto unused = make_world_communicator();
+    const auto unused = make_group();
     group().barrier();
     return;
   }
@@ -467,11 +534,12 @@ TEST_P(CommunicatorTest, WaitingSleeps) {
   EXPECT_LT(cpu, 0.25) << "seconds of processor time in a wait of half a second";
 }
 
-INSTANTIATE_TEST_SUITE_P(On, CommunicatorTest,
-                         ::testing::Values(on_host(), staged(DeferredOrder::at_once),
-                                           staged(DeferredOrder::lazy),
-                                           staged(DeferredOrder::random)),
-                         ::testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(
+    On, CommunicatorTest,
+    ::testing::Values(on_host(), staged(DeferredOrder::at_once), staged(DeferredOrder::lazy),
+                      staged(DeferredOrder::random), fake_nccl(DeferredOrder::lazy),
+                      fake_nccl(DeferredOrder::random), staged_on_gpu(), nccl_on_gpu()),
+    ::testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace neox

@@ -49,7 +49,9 @@ struct Machine {
   std::mt19937_64 random;
   std::vector<std::shared_ptr<Queue>> queues;
   std::map<const std::byte*, Range> memory;  // of the device, and pinned
-  std::vector<Released> released;            // freed as soon as no work is queued
+  int devices = 1;
+  std::string physical_name;
+  std::vector<Released> released;  // freed as soon as no work is queued
 
   bool chance(unsigned percent) {
     return order == DeferredOrder::random && random() % 100 < percent;
@@ -238,6 +240,8 @@ class DeferredRuntime final : public DeviceRuntime {
     return std::make_unique<DeferredStream>(index);
   }
   std::unique_ptr<Event> make_event(int) override { return std::make_unique<DeferredEvent>(); }
+  int device_count() override { return machine().devices; }
+  std::string physical_name(int) override { return machine().physical_name; }
 
  private:
   static void* add(std::size_t bytes, bool device) {
@@ -274,6 +278,12 @@ void use_deferred_runtime(DeferredOrder order, std::uint64_t seed) {
   static const bool registered =
       (register_device_runtime(DeviceKind::simulated, std::make_unique<DeferredRuntime>()), true);
   static_cast<void>(registered);
+}
+
+void set_deferred_devices(int count, const std::string& physical_name) {
+  const std::lock_guard lock(machine().mutex);
+  machine().devices = count;
+  machine().physical_name = physical_name;
 }
 
 void enqueue_deferred(void* native_stream, std::function<bool()> work) {

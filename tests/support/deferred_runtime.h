@@ -5,6 +5,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <string>
 
 #include "core/tensor/device.h"
 
@@ -22,6 +24,9 @@ const char* name_of(DeferredOrder order);
 /// released memory lives as long as queued work. Host memory that is not pinned is copied from and
 /// to as CUDA does: at the call.
 void use_deferred_runtime(DeferredOrder order, std::uint64_t seed = 1);
+
+/// What the runtime says of its devices.
+void set_deferred_devices(int count, const std::string& physical_name);
 
 /// Queues work on a stream of this runtime that may take several calls: it returns whether it has
 /// finished, and is called again while it hasn't. It must not use the runtime.
