@@ -4,7 +4,18 @@
 #
 #   ./setup.sh           build and run
 #   ./setup.sh --dev     also clang-format, and Python for benchmarks/
+#   ./setup.sh --cuda    also NVIDIA's cudnn-frontend headers, into .deps/: attention by cuDNN
 set -euo pipefail
+cd "$(dirname "$0")"
+
+dev= cuda=
+for argument in "$@"; do
+  case $argument in
+    --dev) dev=1 ;;
+    --cuda) cuda=1 ;;
+    *) echo "setup: unknown option $argument; there are --dev and --cuda" >&2; exit 2 ;;
+  esac
+done
 
 packages=(
   g++ cmake ninja-build ccache pkg-config        # build
@@ -20,28 +31,53 @@ packages=(
   libgtest-dev libgmock-dev                      # tests
   perl                                           # benchmarks/corpus_perldoc.sh: JSON::PP and Pod::Text
 )
-[ "${1:-}" = --dev ] && packages+=(clang-format python3-venv)
+[ -z "$dev" ] || packages+=(clang-format python3-venv)
+[ -z "$cuda" ] || python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
 
-missing=()
-for package in "${packages[@]}"; do
-  state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
-  [ "$state" = installed ] || missing+=("$package")
-done
-if [ ${#missing[@]} -eq 0 ]; then
-  echo "setup: all ${#packages[@]} packages are installed; nothing to do"
-  exit 0
-fi
-
-echo "setup: installing ${missing[*]}"
-sudo=()
-if [ "$(id -u)" -ne 0 ]; then
-  if ! command -v sudo >/dev/null; then
-    echo "setup: not root and no sudo. Ask an administrator to run:" >&2
-    echo "  apt-get install --no-install-recommends ${missing[*]}" >&2
-    exit 1
+install_packages() {
+  local missing=() package state sudo=()
+  for package in "${packages[@]}"; do
+    state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$state" = installed ] || missing+=("$package")
+  done
+  if [ ${#missing[@]} -eq 0 ]; then
+    echo "setup: all ${#packages[@]} packages are installed; nothing to do"
+    return
   fi
-  sudo=(sudo)
-fi
-"${sudo[@]}" apt-get update -q
-"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+  echo "setup: installing ${missing[*]}"
+  if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+      echo "setup: not root and no sudo. Ask an administrator to run:" >&2
+      echo "  apt-get install --no-install-recommends ${missing[*]}" >&2
+      exit 1
+    fi
+    sudo=(sudo)
+  fi
+  "${sudo[@]}" apt-get update -q
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+}
+
+# Header-only, but published as a Python wheel, which is a zip file.
+install_cudnn_frontend() {
+  local version=1.32.0 to=.deps/cudnn-frontend download
+  if [ "$(cat $to/version 2>/dev/null)" = $version ]; then
+    echo "setup: cudnn-frontend $version is there; nothing to do"
+    return
+  fi
+  download=$(mktemp -d)
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+    --python-version 3.11 --platform "manylinux_2_28_$(uname -m)" --dest "$download" \
+    "nvidia-cudnn-frontend==$version"
+  python3 -m zipfile -e "$download"/*.whl "$download/wheel"
+  rm -rf $to
+  mkdir -p $to
+  cp -r "$download/wheel/include" $to/
+  cp "$download"/wheel/*.dist-info/licenses/LICENSE* $to/
+  echo $version >$to/version
+  rm -rf "$download"
+  echo "setup: cudnn-frontend $version is in $to"
+}
+
+install_packages
+[ -z "$cuda" ] || install_cudnn_frontend
 echo "setup: done"

@@ -25,7 +25,8 @@ Program describe_program() {
   program.usage =
       "neox_generate --checkpoint.load DIRECTORY|FILE.h5 [--generate.prompt TEXT | "
       "--generate.sample_input_file FILE | --generate.interactive] [--section.option VALUE ...]";
-  program.sections = {"generate", "checkpoint", "tokenizer", "precision", "train", "logging"};
+  program.sections = {"generate", "checkpoint", "tokenizer", "precision",
+                      "train",    "system",     "logging"};
   return program;
 }
 

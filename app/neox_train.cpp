@@ -23,8 +23,8 @@ Program describe_program(DryRunRequest& dry_run, bool& profile) {
   program.summary = "Trains a transformer language model.";
   program.usage =
       "mpirun -np N neox_train --config FILE [--config FILE ...] [--section.option VALUE ...]";
-  program.sections = {"model", "parallel", "precision", "batch",      "optimizer", "schedule",
-                      "train", "data",     "tokenizer", "checkpoint", "logging"};
+  program.sections = {"model", "parallel", "precision", "batch",     "optimizer",  "schedule",
+                      "train", "system",   "data",      "tokenizer", "checkpoint", "logging"};
   program.options = dry_run.options();
   program.options.push_back({"profile", &profile, "same as --logging.profile"});
   return program;
@@ -68,7 +68,7 @@ int train(int argc, char** argv, MpiEnvironment& mpi, Watchdog& watchdog) {
   set_up_logging(config, mpi);
   for (const std::string& note : command.notes) log_info("{}", note);
   watchdog.set_limit(config.train.watchdog_timeout);
-  Trainer trainer(mpi.world(), config, text);
+  Trainer trainer(mpi.world(), mpi.node(), config, text);
   trainer.run();
   return 0;
 }

@@ -47,6 +47,10 @@ struct alignas(64) ActivitySlot {
   std::atomic<std::int32_t> unlimited = 1;
   std::atomic<std::int32_t> waits_in = -1;  // a Collective
   std::atomic<std::int32_t> peer = -1;
+  std::atomic<std::int32_t> on_device = 0;  // waits_in does not wait for others, but for the device
+  // The same for the device; set by a thread that looks after it.
+  std::atomic<std::int32_t> device_waits_in = -1, device_peer = -1;
+  SharedText<3> device_group;
   SharedText<4> phase;
   SharedText<3> group;
 };

@@ -1,11 +1,12 @@
-// The group of MPI ranks, for host memory: checks arguments, counts, and hands queued operations to
-// the group's worker thread; the control plane runs in the calling thread on a communicator of its
-// own.
+// The group of MPI ranks: checks arguments, counts, and hands queued operations to the group's
+// worker thread, tensors of a device by way of page-locked host memory; the control plane runs in
+// the calling thread on a communicator of its own.
 
 #include <algorithm>
 #include <exception>
 #include <limits>
 #include <numeric>
+#include <optional>
 
 #include "comm/activity.h"
 #include "comm/activity_slot.h"
@@ -79,18 +80,16 @@ class MpiCommunicator final : public Communicator {
   std::vector<std::string> host_all_gather(const std::string& text) override;
 
  protected:
-  void wait(std::uint64_t id, Stream&) override { count_wait(worker_.wait(id, name())); }
+  // The last bit of a Work's id says whether a device takes part.
+  void wait(std::uint64_t id, Stream& stream) override {
+    count_wait(worker_.wait(id >> 1, name()));
+    if ((id & 1) != 0) staging_->finish(id >> 1, stream);
+  }
 
  private:
-  static void check_host(Collective operation, ConstTensor tensor) {
-    require(bool(tensor), "{}: the tensor is empty", name_of(operation));
-    require(tensor.device.is_cpu(), "{} over MPI takes host memory, not memory of {}",
-            name_of(operation), name_of(tensor.device));
-  }
-  Work queue(const MpiOperation& operation, std::size_t payload) {
-    count(operation.kind, payload);
-    return {this, worker_.submit(operation)};
-  }
+  Work queue(const MpiOperation& operation, std::size_t payload, ConstTensor in, Tensor out,
+             Stream& stream);
+  Staging& staging_on(Device device);
   void finish(MPI_Request request, Collective kind = Collective::host) {
     const auto done = [&] { return test_all(std::span(&request, 1), kind); };
     if (done()) return;
@@ -105,7 +104,8 @@ class MpiCommunicator final : public Communicator {
 
   OwnedComm control_, data_;
   int rank_ = 0, size_ = 1;
-  MpiWorker worker_;  // last: its thread ends before the communicators do
+  std::optional<Staging> staging_;
+  MpiWorker worker_;  // last: its thread ends before what it uses does
 };
 
 std::unique_ptr<Communicator> MpiCommunicator::split(const SplitRule& rule,
@@ -121,60 +121,116 @@ std::unique_ptr<Communicator> MpiCommunicator::split(const SplitRule& rule,
 // ---- queued
 // ---------------------------------------------------------------------------------------
 
-Work MpiCommunicator::all_reduce(Tensor inout, ReduceOp op, Stream&) {
-  check_host(Collective::all_reduce, inout);
+Staging& MpiCommunicator::staging_on(Device device) {
+  if (!staging_) staging_.emplace(device);
+  require(staging_->device() == device, "the {} group works with {} and was given a tensor of {}",
+          name(), name_of(staging_->device()), name_of(device));
+  return *staging_;
+}
+
+// The device of an operation, for which `stream` must be a stream; the host when neither has one.
+Device device_of(Collective kind, ConstTensor in, ConstTensor out, const Stream& stream) {
+  const ConstTensor first = in ? in : out;
+  require(bool(first), "{}: the tensor is empty", name_of(kind));
+  require(!out || out.device == first.device, "{}: the input is on {} and the output on {}",
+          name_of(kind), name_of(first.device), name_of(out.device));
+  if (first.device.is_cpu()) return stream.device();
+  require(stream.device() == first.device, "{} of a tensor of {} was queued on a stream of {}",
+          name_of(kind), name_of(first.device), name_of(stream.device()));
+  return first.device;
+}
+
+// Where input and output of an operation lie in the slot of `bytes`; the same places that host
+// tensors may have, so that the worker sees no difference.
+struct Places {
+  std::size_t in = 0, out = 0, bytes = 0;
+};
+Places places_of(Collective kind, std::size_t in, std::size_t out, std::size_t rank) {
+  if (kind == Collective::reduce_scatter) return {0, rank * out, in};
+  if (kind == Collective::all_gather) return {rank * in, 0, out};
+  if (kind == Collective::all_to_all) {
+    const std::size_t second = (in + 255) / 256 * 256;
+    return {0, second, second + out};
+  }
+  return {0, 0, std::max(in, out)};
+}
+
+Work MpiCommunicator::queue(const MpiOperation& operation, std::size_t payload, ConstTensor in,
+                            Tensor out, Stream& stream) {
+  const Device device = device_of(operation.kind, in, out, stream);
+  MpiOperation queued = operation;
+  queued.in = in.data;
+  queued.out = out.data;
+  if (device.is_cpu()) {
+    count(operation.kind, payload);
+    return {this, worker_.submit(queued) << 1};
+  }
+  Staging& staging = staging_on(device);
+  queued.staging = &staging;
+  if ((in ? in.device : out.device).is_cpu()) {
+    queued.slot = &staging.begin(0, stream);
+  } else {
+    const bool is_root = rank_ == operation.peer,
+               broadcast = operation.kind == Collective::broadcast;
+    const Places at = places_of(operation.kind, in ? in.bytes() : 0, out ? out.bytes() : 0,
+                                static_cast<std::size_t>(rank_));
+    queued.slot = &staging.begin(at.bytes, stream);
+    std::byte* memory = queued.slot->data();
+    queued.in = memory == nullptr ? nullptr : memory + at.in;
+    queued.out = memory == nullptr ? nullptr : memory + at.out;
+    if (in && !(broadcast && !is_root)) staging.load(*queued.slot, in, memory + at.in);
+    if (out && !(broadcast && is_root)) Staging::set_output(*queued.slot, out, queued.out);
+  }
+  count(operation.kind, payload);
+  const std::uint64_t id = worker_.submit(queued);
+  staging.keep(*queued.slot, id);
+  return {this, (id << 1) | 1};
+}
+
+Work MpiCommunicator::all_reduce(Tensor inout, ReduceOp op, Stream& stream) {
   check_all_reduce(inout, op);
-  return queue({Collective::all_reduce, op, inout.dtype, 0, inout.data, inout.data, inout.numel()},
-               inout.bytes());
+  return queue({Collective::all_reduce, op, inout.dtype, 0, nullptr, nullptr, inout.numel()},
+               inout.bytes(), inout, inout, stream);
 }
 
-Work MpiCommunicator::reduce_scatter(ConstTensor in, Tensor out, ReduceOp op, Stream&) {
-  check_host(Collective::reduce_scatter, in);
-  check_host(Collective::reduce_scatter, out);
+Work MpiCommunicator::reduce_scatter(ConstTensor in, Tensor out, ReduceOp op, Stream& stream) {
   check_reduce_scatter(in, out, op);
-  return queue({Collective::reduce_scatter, op, in.dtype, 0, in.data, out.data, out.numel()},
-               in.bytes());
+  return queue({Collective::reduce_scatter, op, in.dtype, 0, nullptr, nullptr, out.numel()},
+               in.bytes(), in, out, stream);
 }
 
-Work MpiCommunicator::all_gather(ConstTensor in, Tensor out, Stream&) {
-  check_host(Collective::all_gather, in);
-  check_host(Collective::all_gather, out);
+Work MpiCommunicator::all_gather(ConstTensor in, Tensor out, Stream& stream) {
   check_all_gather(in, out);
-  return queue({Collective::all_gather, ReduceOp::sum, in.dtype, 0, in.data, out.data, in.numel()},
-               in.bytes());
+  return queue({Collective::all_gather, ReduceOp::sum, in.dtype, 0, nullptr, nullptr, in.numel()},
+               in.bytes(), in, out, stream);
 }
 
-Work MpiCommunicator::all_to_all(ConstTensor in, Tensor out, Stream&) {
-  check_host(Collective::all_to_all, in);
-  check_host(Collective::all_to_all, out);
+Work MpiCommunicator::all_to_all(ConstTensor in, Tensor out, Stream& stream) {
   check_all_to_all(in, out);
   return queue(
-      {Collective::all_to_all, ReduceOp::sum, in.dtype, 0, in.data, out.data, in.numel() / size_},
-      in.bytes());
+      {Collective::all_to_all, ReduceOp::sum, in.dtype, 0, nullptr, nullptr, in.numel() / size_},
+      in.bytes(), in, out, stream);
 }
 
-Work MpiCommunicator::broadcast(Tensor inout, int root, Stream&) {
-  check_host(Collective::broadcast, inout);
+Work MpiCommunicator::broadcast(Tensor inout, int root, Stream& stream) {
   check_peer("broadcast", root);
-  return queue({Collective::broadcast, ReduceOp::sum, inout.dtype, root, inout.data, inout.data,
-                inout.numel()},
-               inout.bytes());
+  return queue(
+      {Collective::broadcast, ReduceOp::sum, inout.dtype, root, nullptr, nullptr, inout.numel()},
+      inout.bytes(), inout, inout, stream);
 }
 
-Work MpiCommunicator::send(ConstTensor tensor, int to, Stream&) {
-  check_host(Collective::send, tensor);
+Work MpiCommunicator::send(ConstTensor tensor, int to, Stream& stream) {
   check_other("send", to);
   return queue(
-      {Collective::send, ReduceOp::sum, tensor.dtype, to, tensor.data, nullptr, tensor.numel()},
-      tensor.bytes());
+      {Collective::send, ReduceOp::sum, tensor.dtype, to, nullptr, nullptr, tensor.numel()},
+      tensor.bytes(), tensor, {}, stream);
 }
 
-Work MpiCommunicator::recv(Tensor tensor, int from, Stream&) {
-  check_host(Collective::recv, tensor);
+Work MpiCommunicator::recv(Tensor tensor, int from, Stream& stream) {
   check_other("recv", from);
   return queue(
-      {Collective::recv, ReduceOp::sum, tensor.dtype, from, nullptr, tensor.data, tensor.numel()},
-      tensor.bytes());
+      {Collective::recv, ReduceOp::sum, tensor.dtype, from, nullptr, nullptr, tensor.numel()},
+      tensor.bytes(), {}, tensor, stream);
 }
 
 // ---- control plane

@@ -2,6 +2,7 @@
 #include <cstdlib>
 #include <exception>
 
+#include "comm/abort_hooks.h"
 #include "comm/mpi.h"
 #include "comm/mpi_internal.h"
 
@@ -48,6 +49,7 @@ MpiEnvironment::~MpiEnvironment() {
 }
 
 void MpiEnvironment::abort(int exit_code) {
+  run_abort_hooks(1.0);
   MPI_Abort(MPI_COMM_WORLD, exit_code);
   std::_Exit(exit_code);  // for MPI libraries whose MPI_Abort returns
 }

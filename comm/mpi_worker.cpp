@@ -95,14 +95,22 @@ std::int64_t MpiWorker::wait(std::uint64_t id, const std::string& group) {
   }
   const std::int64_t begin = monotonic_ns();
   const MpiOperation& operation = slot(id).operation;
-  const Activity::Waiting waiting(operation.kind, group,
-                                  has_peer(operation.kind) ? operation.peer : -1);
-  finished_.wait(lock, [&] { return is_done() || error_.has_value(); });
+  Activity::Waiting waiting(operation.kind, group, has_peer(operation.kind) ? operation.peer : -1);
+  finished_.wait(lock, [&] {
+    waiting.on_device(on_device_);
+    return is_done() || error_.has_value();
+  });
   if (!is_done()) throw Error(*error_);
   return monotonic_ns() - begin;
 }
 
 void MpiWorker::finish(std::uint64_t id) {
+  MpiOperation operation;
+  {
+    const std::lock_guard lock(mutex_);
+    operation = slot(id).operation;
+  }
+  if (operation.slot != nullptr) operation.staging->store(*operation.slot);
   {
     const std::lock_guard lock(mutex_);
     slot(id).done = true;
@@ -150,7 +158,10 @@ void MpiWorker::serve() {
       } else {
         backoff.pause();
       }
-    } else if (operation.kind == Collective::send || operation.kind == Collective::recv) {
+      continue;
+    }
+    await_device(operation);
+    if (operation.kind == Collective::send || operation.kind == Collective::recv) {
       post_point_to_point(id, operation);
       backoff = {};
     } else {
@@ -158,6 +169,30 @@ void MpiWorker::serve() {
       finish(id);
     }
   }
+}
+
+// ---- device
+// --------------------------------------------------------------------------------------
+
+void MpiWorker::set_on_device(bool waits) {
+  {
+    const std::lock_guard lock(mutex_);
+    on_device_ = waits;
+  }
+  finished_.notify_all();
+}
+
+void MpiWorker::await_device(const MpiOperation& operation) {
+  if (operation.slot == nullptr) return;
+  operation.staging->load_late(*operation.slot);
+  if (operation.slot->ready()) return;
+  set_on_device(true);
+  Backoff backoff;
+  while (!operation.slot->ready()) {
+    require(!stop_, "{} was given up: its group is being destroyed", name_of(operation.kind));
+    if (!progress_point_to_point()) backoff.pause();
+  }
+  set_on_device(false);
 }
 
 // ---- point to point

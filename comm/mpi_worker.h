@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "comm/mpi_internal.h"
+#include "comm/staging.h"
 
 namespace neox {
 
@@ -26,6 +27,10 @@ struct MpiOperation {
   const std::byte* in = nullptr;
   std::byte* out = nullptr;
   std::int64_t count = 0;  ///< elements
+  /// Whose memory `in` and `out` are, when the tensors are a device's: the operation waits until it
+  /// is ready, and stores the result.
+  Staging* staging = nullptr;
+  Staging::Slot* slot = nullptr;
 };
 
 /// Runs operations in the order of submit() on its own thread, which starts with the first one.
@@ -59,6 +64,8 @@ class MpiWorker {
   void finish(std::uint64_t id);
   void fail_all(const std::string& message);
 
+  void await_device(const MpiOperation& operation);
+  void set_on_device(bool waits);
   void execute(const MpiOperation& operation);
   void reduce(const MpiOperation& operation);
   void all_gather(const MpiOperation& operation);
@@ -87,6 +94,7 @@ class MpiWorker {
   std::uint64_t next_ = 1;    // next to hand out
   std::optional<std::string> error_;
   bool closing_ = false;
+  bool on_device_ = false;  // the operation at the head waits for work of this rank's own device
   std::atomic<bool> stop_{false};
 
   // Owned by the thread.

@@ -27,6 +27,11 @@ std::string reason(const RankView& r) {
                                                 "network file system that hangs)"
                                               : "");
   }
+  if (r.on_device) {
+    return "waits for its own device, which has not done the work queued before that (a kernel "
+           "that "
+           "does not end, or a GPU that hangs: see nvidia-smi and dmesg)";
+  }
   return r.process_state == 'D' ? "is blocked in the kernel (a disk or network file system?)"
                                 : "computes or waits outside of communication";
 }
@@ -50,7 +55,9 @@ std::string describe(const RankView& r, const std::string& host) {
   if (r.step >= 0) text += fmt::format("step {}, ", r.step);
   text += r.phase.empty() ? "start-up" : r.phase;
   if (r.micro_batch >= 0) text += fmt::format(", micro-batch {}", r.micro_batch);
-  if (!r.waits_in.empty()) text += fmt::format(", waiting in {}", r.waits_in);
+  if (!r.waits_in.empty()) {
+    text += fmt::format(", {} {}", r.on_device ? "before" : "waiting in", r.waits_in);
+  }
   return text;
 }
 
@@ -64,7 +71,7 @@ std::string find_stall(std::span<const RankView> ranks, const std::string& host,
     very_late = very_late || (over && r.progress_age > limit + kGraceForOtherNodes);
     if (!runs(r) && r.progress_age > limit) {
       guilty.push_back(&r);
-    } else if (over && r.waits_in.empty()) {
+    } else if (over && (r.waits_in.empty() || r.on_device)) {
       guilty.push_back(&r);
     } else if (!r.waits_in.empty()) {
       waiting.push_back(&r);

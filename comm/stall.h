@@ -17,7 +17,8 @@ struct RankView {
   bool unlimited = false;  ///< in a phase without a limit
   std::string phase;
   std::int64_t step = -1, micro_batch = -1;
-  std::string waits_in;  ///< "all_reduce of the data group"; empty: it doesn't wait
+  std::string waits_in;    ///< "all_reduce of the data group"; empty: it doesn't wait
+  bool on_device = false;  ///< in there it waits for its own device, not for others
 };
 
 /// A rank whose heartbeat is older does not run.

@@ -51,15 +51,17 @@ char process_state(int pid) {
 }
 
 std::string waiting_text(const ActivitySlot& slot) {
-  const int kind = slot.waits_in;
+  const bool by_device = slot.waits_in < 0;
+  const int kind = by_device ? slot.device_waits_in : slot.waits_in;
   if (kind < 0 || kind >= static_cast<int>(Collective::count)) return {};
   const auto collective = static_cast<Collective>(kind);
-  const int peer = slot.peer;
+  const int peer = by_device ? slot.device_peer : slot.peer;
   const char* preposition = collective == Collective::send ? "to" : "from";
   const std::string other = peer < 0 ? "" : fmt::format(" {} its rank {}", preposition, peer);
   const std::string what = collective == Collective::host ? "a host reduction or broadcast"
                                                           : std::string(name_of(collective));
-  return fmt::format("{}{} of the {} group", what, other, slot.group.get());
+  return fmt::format("{}{} of the {} group", what, other,
+                     by_device ? slot.device_group.get() : slot.group.get());
 }
 
 }  // namespace
@@ -192,6 +194,7 @@ RankView Watchdog::State::view_of(const ActivitySlot& slot, std::int64_t now) co
   view.step = slot.step;
   view.micro_batch = slot.micro_batch;
   view.waits_in = waiting_text(slot);
+  view.on_device = slot.waits_in >= 0 && slot.on_device != 0;
   return view;
 }
 

@@ -129,6 +129,14 @@ struct TrainConfig {
   friend bool operator==(const TrainConfig&, const TrainConfig&) = default;
 };
 
+/// [system]
+struct SystemConfig {
+  std::string device = "auto";     // auto cpu cuda simulated
+  std::string transport = "auto";  // auto nccl mpi
+
+  friend bool operator==(const SystemConfig&, const SystemConfig&) = default;
+};
+
 /// [data]
 struct DataConfig {
   std::string data_path;  // one prefix, cut by split; excludes the lists
@@ -166,7 +174,9 @@ struct CheckpointConfig {
   std::int64_t keep_last_n_checkpoints = 0;  // 0: all
   bool finetune = false;                     // weights only, step 0
   bool no_load_optim = false;
-  std::string io = "direct";  // direct hdf5
+  std::string io = "direct";      // direct hdf5
+  bool async_save = true;         // write in the background; io = direct
+  std::int64_t max_failures = 5;  // saves that fail in a row end the run
 
   friend bool operator==(const CheckpointConfig&, const CheckpointConfig&) = default;
 };
@@ -209,6 +219,7 @@ struct Config {
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   TrainConfig train;
+  SystemConfig system;
   DataConfig data;
   TokenizerConfig tokenizer;
   CheckpointConfig checkpoint;

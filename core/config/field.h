@@ -33,6 +33,9 @@ inline TrainConfig& part(Config& c, TrainConfig*) {
 inline DataConfig& part(Config& c, DataConfig*) {
   return c.data;
 }
+inline SystemConfig& part(Config& c, SystemConfig*) {
+  return c.system;
+}
 inline TokenizerConfig& part(Config& c, TokenizerConfig*) {
   return c.tokenizer;
 }

@@ -19,6 +19,7 @@ constexpr Section kSections[] = {
     {"optimizer", "Optimizer"},
     {"schedule", "Learning-rate schedule"},
     {"train", "Length of the run, validation, seeds"},
+    {"system", "What the run computes on"},
     {"data", "Token files"},
     {"tokenizer", "Tokenizer"},
     {"checkpoint", "Checkpoints and resuming"},
@@ -75,6 +76,7 @@ std::vector<Option> build_table() {
   append("optimizer", optimizer_options());
   append("schedule", schedule_options());
   append("train", train_options());
+  append("system", system_options());
   append("data", data_options());
   append("tokenizer", tokenizer_options());
   append("checkpoint", checkpoint_options());

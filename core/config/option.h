@@ -98,6 +98,7 @@ std::vector<Option> batch_options();
 std::vector<Option> optimizer_options();
 std::vector<Option> schedule_options();
 std::vector<Option> train_options();
+std::vector<Option> system_options();
 std::vector<Option> data_options();
 std::vector<Option> tokenizer_options();
 std::vector<Option> checkpoint_options();

@@ -170,6 +170,15 @@ std::vector<Option> checkpoint_options() {
        .field = at<&CheckpointConfig::io>(),
        .doc = "How checkpoints are written",
        .choices = kWriters},
+      {.name = "async_save",
+       .field = at<&CheckpointConfig::async_save>(),
+       .doc =
+           "Copy the state in memory and write it while training goes on (io = hdf5 always waits)"},
+      {.name = "max_failures",
+       .field = at<&CheckpointConfig::max_failures>(),
+       .doc = "End the run when so many saves in a row failed; until then failures are warnings",
+       .unit = "saves",
+       .range = count(1)},
   };
 }
 

@@ -1,4 +1,4 @@
-// The options of [parallel], [precision], [batch], [optimizer], [schedule] and [train].
+// The options of [parallel], [precision], [batch], [optimizer], [schedule], [train] and [system].
 #include "core/config/field.h"
 
 namespace neox {
@@ -38,6 +38,17 @@ constexpr Choice kDecays[] = {
     {"cosine", "half a cosine from lr to min_lr"},
     {"exponential", "lr exp(-0.693 progress), not below min_lr"},
     {"wsd", "warm-up, stable at lr, then down to min_lr over the last wsd_decay_fraction"}};
+
+constexpr Choice kDevices[] = {
+    {"auto", "cuda where this machine can, else cpu"},
+    {"cpu", "the CPU engine"},
+    {"cuda", "one NVIDIA GPU per rank, in the order of the ranks on a node", "gpu"},
+    {"simulated", "the CUDA kernels run on the host, thread by thread: very slow, for tests"}};
+
+constexpr Choice kTransports[] = {
+    {"auto", "nccl where every rank has it and a GPU of its own, else mpi"},
+    {"nccl", "NCCL between GPUs"},
+    {"mpi", "MPI through host memory: any number of ranks may share a GPU"}};
 
 }  // namespace
 
@@ -255,6 +266,19 @@ std::vector<Option> train_options() {
        .doc = "End the job, naming the rank, when one makes no progress for so long; 0: off",
        .unit = "seconds",
        .range = kNotNegative},
+  };
+}
+
+std::vector<Option> system_options() {
+  return {
+      {.name = "device",
+       .field = at<&SystemConfig::device>(),
+       .doc = "What computes",
+       .choices = kDevices},
+      {.name = "transport",
+       .field = at<&SystemConfig::transport>(),
+       .doc = "How tensors of devices travel between ranks; the CPU's always go by MPI",
+       .choices = kTransports},
   };
 }
 

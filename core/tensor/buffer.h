@@ -7,11 +7,15 @@
 
 namespace neox {
 
-/// Owns one allocation of device memory. Move-only; contents undefined after construction.
+/// Owns one allocation of device memory, or of host memory for a device. Move-only; contents
+/// undefined after construction.
 class Buffer {
  public:
   Buffer() = default;
   Buffer(std::size_t bytes, Device device, MemoryOwner owner = MemoryOwner::run);
+  /// Host memory that `device` copies from and to at full speed, beside other work. Its tensors are
+  /// host tensors; it counts as an allocation like any other.
+  static Buffer pinned(std::size_t bytes, Device device, MemoryOwner owner = MemoryOwner::run);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
@@ -20,14 +24,18 @@ class Buffer {
 
   std::byte* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
-  Device device() const { return device_; }
+  /// Of its tensors.
+  Device device() const { return pinned_ ? Device{} : device_; }
   /// View of `shape` elements of `dtype` starting at byte `offset`. Throws when it does not fit.
   Tensor view(Shape shape, DType dtype, std::size_t offset = 0) const;
 
  private:
+  Buffer(std::size_t bytes, Device device, MemoryOwner owner, bool pinned);
+
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
   Device device_{};
+  bool pinned_ = false;
   MemoryOwner owner_ = MemoryOwner::run;
 };
 

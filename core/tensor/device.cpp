@@ -42,13 +42,19 @@ class CpuRuntime final : public DeviceRuntime {
     return memory;
   }
   void release(void* memory, std::size_t, int) override { std::free(memory); }
+  void* allocate_host(std::size_t bytes, int index) override { return allocate(bytes, index); }
+  void release_host(void* memory, std::size_t bytes, int index) override {
+    release(memory, bytes, index);
+  }
   void copy(void* to, Device, const void* from, Device, std::size_t bytes, Stream&) override {
     if (bytes > 0) std::memmove(to, from, bytes);
   }
   void fill_zero(void* memory, std::size_t bytes, Stream&) override {
     if (bytes > 0) std::memset(memory, 0, bytes);
   }
-  std::unique_ptr<Stream> make_stream(int) override { return std::make_unique<CpuStream>(); }
+  std::unique_ptr<Stream> make_stream(int, StreamPriority) override {
+    return std::make_unique<CpuStream>();
+  }
   std::unique_ptr<Event> make_event(int) override { return std::make_unique<CpuEvent>(); }
 };
 
@@ -92,8 +98,8 @@ void register_device_runtime(DeviceKind kind, std::unique_ptr<DeviceRuntime> run
   runtimes().at(static_cast<std::size_t>(kind)) = std::move(runtime);
 }
 
-std::unique_ptr<Stream> make_stream(Device device) {
-  return device_runtime(device.kind).make_stream(device.index);
+std::unique_ptr<Stream> make_stream(Device device, StreamPriority priority) {
+  return device_runtime(device.kind).make_stream(device.index, priority);
 }
 
 std::unique_ptr<Event> make_event(Device device) {

@@ -45,6 +45,10 @@ class Event {
   virtual void synchronize() = 0;
 };
 
+/// Work of a `high` stream goes before work of `normal` ones where both are ready: for
+/// communication beside computation.
+enum class StreamPriority : std::uint8_t { normal, high };
+
 /// Memory and streams of one kind of device.
 class DeviceRuntime {
  public:
@@ -52,19 +56,31 @@ class DeviceRuntime {
   /// 256-byte aligned; throws Error naming the size when there is no room. Contents are undefined.
   virtual void* allocate(std::size_t bytes, int device_index) = 0;
   virtual void release(void* memory, std::size_t bytes, int device_index) = 0;
+  /// Host memory that this device copies from and to at full speed, beside other work (page-locked
+  /// for CUDA); otherwise as allocate().
+  virtual void* allocate_host(std::size_t bytes, int device_index) = 0;
+  virtual void release_host(void* memory, std::size_t bytes, int device_index) = 0;
   /// Copies between any two of {host, this device}, ordered on `stream`.
   virtual void copy(void* to, Device to_device, const void* from, Device from_device,
                     std::size_t bytes, Stream& stream) = 0;
   virtual void fill_zero(void* memory, std::size_t bytes, Stream& stream) = 0;
-  virtual std::unique_ptr<Stream> make_stream(int device_index) = 0;
+  virtual std::unique_ptr<Stream> make_stream(int device_index, StreamPriority priority) = 0;
   virtual std::unique_ptr<Event> make_event(int device_index) = 0;
+  /// Devices that this process sees: indices [0, n).
+  virtual int device_count() { return 1; }
+  /// Makes it the current device of the calling thread, for libraries that ask which one that is.
+  virtual void make_current(int) {}
+  /// The same text in all processes of a node that mean the same piece of hardware, whatever their
+  /// index for it: a PCI address. "": such devices are not shared.
+  virtual std::string physical_name(int) { return ""; }
 };
 
 /// Throws Error when no backend for this kind was registered.
 DeviceRuntime& device_runtime(DeviceKind kind);
 void register_device_runtime(DeviceKind kind, std::unique_ptr<DeviceRuntime> runtime);
 
-std::unique_ptr<Stream> make_stream(Device device);
+std::unique_ptr<Stream> make_stream(Device device,
+                                    StreamPriority priority = StreamPriority::normal);
 std::unique_ptr<Event> make_event(Device device);
 
 /// Whose memory it is. What a model needs follows from its layout (MemoryPlan); what a backend

@@ -84,9 +84,9 @@ std::string MemoryPlan::table() const {
   return text;
 }
 
-Engine::Engine(Communicator& world, const Config& config, EngineMode mode)
-    : ops_(make_backend(Device{})),
-      stream_(make_stream(Device{})),
+Engine::Engine(Communicator& world, const Config& config, EngineMode mode, Device device)
+    : ops_(make_backend(device, {config.train.deterministic})),
+      stream_(make_stream(device)),
       topology_(world, parallel_layout(config.parallel, world.size()),
                 gather_hosts(world, host_name())),
       model_(config.model, model_partition(config, topology_.layout(), topology_.coordinates())) {

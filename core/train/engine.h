@@ -39,11 +39,12 @@ enum class EngineMode : std::uint8_t { real, dry_run };
 
 class Engine {
  public:
-  /// `config` is resolved for world.size() ranks, with the vocabulary size known. The parameters
-  /// are undefined until initialised or loaded. `world` must outlive this. Collective; throws
-  /// Error. For a dry run `world` is a dry-run group (comm/dry_run_communicator.h), and train_step
-  /// takes micro-batches without contents.
-  Engine(Communicator& world, const Config& config, EngineMode mode = EngineMode::real);
+  /// `config` is resolved for world.size() ranks, with the vocabulary size known. `device` must
+  /// have a runtime. The parameters are undefined until initialised or loaded. `world` must outlive
+  /// this. Collective; throws Error. For a dry run `world` is a dry-run group
+  /// (comm/dry_run_communicator.h), and train_step takes micro-batches without contents.
+  Engine(Communicator& world, const Config& config, EngineMode mode = EngineMode::real,
+         Device device = {});
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 

@@ -5,6 +5,7 @@
 #include "core/base/log.h"
 #include "core/train/run_state.h"
 #include "io/checkpoint/checkpoint.h"
+#include "kernels/device_choice.h"
 
 namespace neox {
 namespace {
@@ -42,8 +43,9 @@ const char* reason(GenerationEnd end) {
 
 InferenceModel::InferenceModel(const Config& config, const Origins& origins)
     : self_(make_self_communicator()),
-      ops_(make_backend(Device{})),
-      stream_(make_stream(Device{})),
+      device_{choose_device_kind(config.system.device).kind},
+      ops_(make_backend(device_)),
+      stream_(make_stream(device_)),
       seed_(static_cast<std::uint64_t>(config.train.seed)) {
   const auto reader = open_checkpoint(*self_, config.checkpoint);
   const Config stored = stored_config(*reader);

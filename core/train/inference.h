@@ -46,6 +46,7 @@ class InferenceModel {
   std::vector<std::int32_t> encode(const std::string& prompt) const;
 
   std::unique_ptr<Communicator> self_;
+  Device device_;
   std::unique_ptr<Backend> ops_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Tokenizer> tokenizer_;

@@ -157,14 +157,13 @@ std::string checkpoint_path(const std::string& section, const std::string& param
   return path;
 }
 
-SaveReport save_run(Communicator& group, const Transformer& model, const Optimizer& optimizer,
-                    const Config& config, const std::string& config_text,
-                    const Progress& progress) {
-  SaveOptions options;
-  options.io = checkpoint_io_from_name(config.checkpoint.io);
-  options.keep_last = config.checkpoint.keep_last_n_checkpoints;
-  return save_checkpoint(group, config.checkpoint.save, run_tensors(model),
-                         run_info(model, optimizer, config, config_text, progress), options);
+RunImage run_image(const Transformer& model, const Optimizer& optimizer, const Config& config,
+                   const std::string& config_text, const Progress& progress) {
+  return {run_tensors(model), run_info(model, optimizer, config, config_text, progress)};
+}
+
+SaveOptions save_options(const CheckpointConfig& config) {
+  return {checkpoint_io_from_name(config.io), config.keep_last_n_checkpoints};
 }
 
 Config stored_config(const CheckpointReader& reader) {

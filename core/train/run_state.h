@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "comm/communicator.h"
 #include "core/config/config.h"
@@ -19,10 +20,16 @@ struct Progress {
   std::int64_t consumed_tokens = 0;
 };
 
-/// Writes one checkpoint of the run; collective over `group`, all ranks of the run: each writes
-/// what it owns. The same state gives the same bytes, whatever the layout.
-SaveReport save_run(Communicator& group, const Transformer& model, const Optimizer& optimizer,
-                    const Config& config, const std::string& config_text, const Progress& progress);
+/// What a checkpoint of the run holds.
+struct RunImage {
+  /// What this rank writes: the elements that it owns, in the memory of the model and optimizer.
+  std::vector<CheckpointTensor> tensors;
+  CheckpointInfo info;
+};
+/// The same state gives the same checkpoint, byte for byte, whatever the layout.
+RunImage run_image(const Transformer& model, const Optimizer& optimizer, const Config& config,
+                   const std::string& config_text, const Progress& progress);
+SaveOptions save_options(const CheckpointConfig& config);
 
 /// What to take from a checkpoint.
 enum class LoadScope : std::uint8_t {

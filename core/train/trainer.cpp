@@ -1,5 +1,6 @@
 #include "core/train/trainer.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cmath>
@@ -13,6 +14,7 @@
 #include "core/optim/lr_schedule.h"
 #include "core/train/checkpoint_policy.h"
 #include "core/train/signals.h"
+#include "kernels/device_choice.h"
 
 namespace neox {
 namespace {
@@ -39,15 +41,27 @@ BatchLoaderOptions loader_options(const Config& config, const BatchSizes& sizes,
   return options;
 }
 
+DeviceTransport transport_of(const std::string& word) {
+  if (word == "nccl") return DeviceTransport::nccl;
+  return word == "mpi" ? DeviceTransport::mpi : DeviceTransport::automatic;
+}
+
 }  // namespace
 
-Trainer::Trainer(Communicator& world, const Config& config, std::string config_text)
+Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
+                 std::string config_text)
     : world_(world), config_(config), config_text_(std::move(config_text)) {
   check_program();
   Activity::set_unlimited("opening the data");  // may build an index of hours
   data_ = open_run_data(config_);
   Activity::set_unlimited("initialising");
-  engine_.emplace(world_, config_);
+  const Device device = choose_run_device(node);
+  device_world_.emplace(world_, node, device,
+                        DeviceWorldOptions{transport_of(config_.system.transport)});
+  engine_.emplace(device_world_->group(), config_, EngineMode::real, device);
+  if (!config_.checkpoint.save.empty()) {
+    saver_.emplace(world_, *engine_, config_, config_text_);
+  }
   start();
   check_input();
   if (!config_.checkpoint.save.empty()) {
@@ -66,6 +80,17 @@ void Trainer::check_program() const {
       {{"program version", version(), "install the same version on all nodes"},
        {"configuration", canonical_text(config_), "start all ranks with the same command"}}};
   check_equal(world_, facts);
+}
+
+Device Trainer::choose_run_device(Communicator& node) const {
+  const auto [kind, why_not_cuda] = choose_device_kind(config_.system.device);
+  const Device device = choose_device(node, kind);
+  const std::array<Fact, 1> facts = {
+      {{"device", device.is_cpu() ? fmt::format("cpu ({})", why_not_cuda) : "gpu",
+        "correct the nodes that differ, or set system.device = cpu"}}};
+  check_equal(world_, facts);
+  if (!why_not_cuda.empty()) log_info("computing on the CPU: {}", why_not_cuda);
+  return device;
 }
 
 // Nodes may have files of their own under the same name.
@@ -104,7 +129,7 @@ bool Trainer::resume_from(const std::string& directory, LoadScope scope) {
   progress_ = load_run(*reader, engine_->model(), &engine_->optimizer(), scope, engine_->ops(),
                        engine_->stream());
   resumed_from_ = reader->path();
-  if (directory == config_.checkpoint.save) last_saved_step_ = progress_.step;
+  if (saver_ && directory == config_.checkpoint.save) saver_->set_saved(progress_.step);
   log_info("{} {} (step {}, {} samples)",
            scope == LoadScope::weights_only ? "weights taken from" : "resuming from",
            reader->path(), reader->info().step, format_grouped(reader->info().consumed_samples));
@@ -130,6 +155,10 @@ void Trainer::print_summary() const {
              start, increment, sizes.first_full_step() + 1,
              format_grouped(sizes.after(0, sizes.first_full_step())));
   }
+  if (!engine_->ops().device().is_cpu()) {
+    log_info("device: {}; between ranks: {}", name_of(engine_->ops().device()),
+             device_world_->description());
+  }
   if (world_.size() > 1) {
     log_info("layout: tensor {}{} x data {} (ZeRO {}) x pipe {} ({})\n{}", layout.tensor,
              engine_->model().partition().rows_sharded ? " (rows sharded)" : "", layout.data,
@@ -142,9 +171,9 @@ void Trainer::print_summary() const {
   log_info("data:\n{}", describe(data_));
   if (!engine_->ops().fast(dtype)) {
     log_warning(
-        "this CPU has no instructions for {} products: they run in f32, slower; consider "
+        "this {} has no instructions for {} products: they run in f32, slower; consider "
         "precision.precision = fp32",
-        name_of(dtype));
+        engine_->ops().device().is_cpu() ? "CPU" : "GPU", name_of(dtype));
   }
 }
 
@@ -157,12 +186,16 @@ Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr,
   const double scale = tokens > 0 ? 1.0 / static_cast<double>(tokens) : 0.0;
   const Engine::StepResult mine =
       engine_->train_step(batch.micro_batches, scale, progress_.step, lr);
-  std::array<double, 2> sums = {mine.loss_sum, signals.received() != 0 ? 1.0 : 0.0};
+  std::array<double, 4> sums = {mine.loss_sum, signals.received() != 0 ? 1.0 : 0.0,
+                                saver_ && saver_->mine_written() ? 1.0 : 0.0,
+                                saver_ && saver_->mine_wants_retry() ? 1.0 : 0.0};
   world_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
   StepResult result;
   result.grad_norm = mine.grad_norm;
   result.loss = sums[0] * scale;
   result.stop_requested = sums[1] > 0.0;
+  result.save_written = sums[2] == static_cast<double>(world_.size());
+  result.save_again = sums[3] > 0.0;
   result.tokens = tokens;
   return result;
 }
@@ -175,6 +208,7 @@ void Trainer::check_step(const StepResult& result) {
   ++skipped_steps_;
   log_warning("step {}: loss {}, gradient norm {}: weights were not changed", progress_.step,
               result.loss, result.grad_norm);
+  if (skipped_steps_ >= kMaxSkippedSteps && saver_) saver_->drain();
   require(
       skipped_steps_ < kMaxSkippedSteps,
       "the gradient was not finite in {} steps in a row (loss {}); lower optimizer.lr (now {}), "
@@ -204,21 +238,24 @@ double Trainer::evaluate() {
 }
 
 void Trainer::save() {
-  if (config_.checkpoint.save.empty() || last_saved_step_ == progress_.step) return;
-  if (skipped_steps_ >
-      0) {  // the weights may be damaged: good checkpoints must not make room for them
+  if (!saver_) return;
+  if (skipped_steps_ > 0) {
     log_warning("step {}: no checkpoint is written while loss or gradient are not finite",
                 progress_.step);
     return;
   }
-  Activity::set("saving", progress_.step);
-  const SaveReport report =
-      save_run(world_, engine_->model(), engine_->optimizer(), config_, config_text_, progress_);
+  saver_->begin(progress_);
   log_->activity("");
-  last_saved_step_ = progress_.step;
-  log_info("saved {} ({} in {:.2f} s, {:.2f} GB/s)", report.path,
-           format_bytes(static_cast<std::uint64_t>(report.bytes)), report.seconds(),
-           static_cast<double>(report.bytes) / 1e9 / report.seconds());
+}
+
+void Trainer::save_and_wait() {
+  if (!saver_) return;
+  if (skipped_steps_ > 0) {
+    save();
+    saver_->drain();
+  } else {
+    saver_->finish(progress_);
+  }
 }
 
 StopReason Trainer::run() {
@@ -265,8 +302,12 @@ StopReason Trainer::run_steps() {
     if (profiler_) profiler_->end_step(progress_.step, waited);
     if (result.stop_requested) {
       log_info("stop signal received: saving at step {} and leaving", progress_.step);
-      save();
+      save_and_wait();
       return StopReason::signal;
+    }
+    if (saver_) {
+      saver_->between_steps(progress_, result.save_written,
+                            result.save_again && skipped_steps_ == 0);
     }
     if (checkpoint_due(config_.checkpoint, progress_.step)) save();
     const bool finished = progress_.step == last;
@@ -277,11 +318,11 @@ StopReason Trainer::run_steps() {
     const std::int64_t exit_interval = config_.train.exit_interval;
     if (!finished && exit_interval > 0 && progress_.step % exit_interval == 0) {
       log_info("exit_interval: saving at step {} and leaving", progress_.step);
-      save();
+      save_and_wait();
       return StopReason::exit_interval;
     }
   }
-  save();
+  save_and_wait();
   require(
       skipped_steps_ == 0,
       "training ended with a loss or gradient that is not finite; the last {} of {} steps changed "

@@ -7,9 +7,11 @@
 #include <string>
 
 #include "comm/communicator.h"
+#include "comm/device_world.h"
 #include "core/config/config.h"
 #include "core/train/data_source.h"
 #include "core/train/engine.h"
+#include "core/train/run_saver.h"
 #include "core/train/run_state.h"
 #include "core/train/signals.h"
 #include "core/train/step_profiler.h"
@@ -30,11 +32,10 @@ class Trainer {
   /// what checkpoints keep. Opens data, builds the model, and initialises it or resumes:
   ///  - the run's own directory (checkpoint.save) holds checkpoints: continue there;
   ///  - otherwise checkpoint.load: continue from it (or take its weights, finetune); an Error when
-  ///  it
-  ///    holds none;
+  ///    it holds none;
   ///  - otherwise start at step 0.
-  /// Collective; throws Error.
-  Trainer(Communicator& world, const Config& config, std::string config_text);
+  /// `node`: the ranks of this node (MpiEnvironment::node()). Collective; throws Error.
+  Trainer(Communicator& world, Communicator& node, const Config& config, std::string config_text);
   ~Trainer();
 
   StopReason run();
@@ -48,9 +49,13 @@ class Trainer {
     double grad_norm = 0.0;
     std::int64_t tokens = 0;  // unmasked, of the global batch
     bool stop_requested = false;
+    bool save_written = false;  // the checkpoint that is under way, on all ranks
+    bool save_again = false;    // a failed one
   };
 
   void check_program() const;
+  /// What this rank computes on (system.device): the same kind on all ranks.
+  Device choose_run_device(Communicator& node) const;
   void check_input() const;
   void start();
   bool resume_from(const std::string& directory, LoadScope scope);
@@ -59,18 +64,22 @@ class Trainer {
   void check_step(const StepResult& result);
   StopReason run_steps();
   double evaluate();
+  /// Unless the weights may be damaged: good checkpoints must not make room for them.
   void save();
+  /// The same before leaving: returns when all is on the disk.
+  void save_and_wait();
 
   Communicator& world_;
   Config config_;
   std::string config_text_;
   RunData data_;
+  std::optional<DeviceWorld> device_world_;  // what tensors travel through
   std::optional<Engine> engine_;
   std::unique_ptr<TrainingLog> log_;
   std::optional<StepProfiler> profiler_;  // logging.profile
+  std::optional<RunSaver> saver_;         // with checkpoint.save
   Progress progress_;
   std::string resumed_from_;  // path of the checkpoint; empty: none
-  std::int64_t last_saved_step_ = -1;
   std::int64_t skipped_steps_ = 0;
 };
 

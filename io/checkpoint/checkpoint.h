@@ -65,11 +65,41 @@ struct SaveReport {
   double seconds() const { return layout_seconds + write_seconds + sync_seconds + commit_seconds; }
 };
 
-/// Writes <directory>/step0000001000.h5 and commits it by rename: after a crash at any moment the
-/// directory holds the old checkpoints, and the new one either whole or not at all. Collective.
-/// Every rank passes the tensors it holds. Throws the same Error on every rank, with no file left
-/// behind, when anything fails anywhere: uncovered or doubly written elements, disk full, I/O
-/// errors. An older file of the same step (a history that the run fell back from) is replaced.
+/// One save of <directory>/step0000001000.h5, which is committed by rename: after a crash at any
+/// moment the directory holds the old checkpoints, and the new one either whole or not at all. It
+/// has three parts: the constructor plans and lays out the file, start() writes, finish() commits.
+/// Only the writing takes long, and it needs neither MPI nor HDF5 (with CheckpointIo::direct): it
+/// may go on in a thread of its own while the ranks communicate otherwise.
+///
+/// An older file of the same step (a history that the run fell back from) is replaced.
+class CheckpointSave {
+ public:
+  /// Every rank passes the tensors it holds; their data must neither change nor go until the save
+  /// is finished or destroyed. Collective. Throws the same Error on every rank, with no file left
+  /// behind, when anything fails anywhere: uncovered or doubly written elements, no space, I/O
+  /// errors.
+  CheckpointSave(Communicator& group, const std::string& directory,
+                 std::span<const CheckpointTensor> tensors, const CheckpointInfo& info,
+                 const SaveOptions& options = {});
+  /// Waits for the thread. What was not committed leaves no file.
+  ~CheckpointSave();
+  CheckpointSave(CheckpointSave&&) noexcept;
+  CheckpointSave& operator=(CheckpointSave&&) noexcept;
+
+  /// Writes this rank's parts in a thread. Not with CheckpointIo::hdf5, whose writes communicate.
+  void start();
+  /// True when the thread is through, well or not. Never waits.
+  bool written() const;
+  /// Waits until all ranks have written (writes now without a start()), then commits. Collective;
+  /// throws as the constructor does.
+  SaveReport finish();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// The three parts in one call.
 SaveReport save_checkpoint(Communicator& group, const std::string& directory,
                            std::span<const CheckpointTensor> tensors, const CheckpointInfo& info,
                            const SaveOptions& options = {});

@@ -18,7 +18,7 @@
 
 namespace neox {
 
-int (*testing_hooks::fail_call)(const char*, const std::string&) = nullptr;
+std::atomic<int (*)(const char*, const std::string&)> testing_hooks::fail_call = nullptr;
 
 namespace {
 
@@ -31,8 +31,8 @@ constexpr std::int64_t kPieceBytes = std::int64_t{16} << 20;
 // Runs a system call again after EINTR; returns its result, or -1 with errno set.
 template <class F>
 auto system_call(const char* call, const std::string& path, F f) -> decltype(f()) {
-  if (testing_hooks::fail_call != nullptr) {
-    if (const int code = testing_hooks::fail_call(call, path); code != 0) {
+  if (const auto fails = testing_hooks::fail_call.load()) {
+    if (const int code = fails(call, path); code != 0) {
       errno = code;
       return -1;
     }

@@ -1,6 +1,7 @@
 #pragma once
 // Files through system calls whose every failure becomes an Error with call, path and errno text.
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -53,9 +54,9 @@ void remove_file(const std::string& path);
 void sync_directory(const std::string& path);
 
 namespace testing_hooks {
-/// Fault injection: asked before each system call above, with its name; a nonzero answer is
-/// returned as that call's errno. Null outside tests.
-extern int (*fail_call)(const char* call, const std::string& path);
+/// Fault injection: asked before each system call above, with its name, on the calling thread; a
+/// nonzero answer is returned as that call's errno. Null outside tests.
+extern std::atomic<int (*)(const char* call, const std::string& path)> fail_call;
 }  // namespace testing_hooks
 
 }  // namespace neox

@@ -1,8 +1,8 @@
 // Saving: plan (who writes what), layout (rank 0), write (everyone), commit (rank 0). The phases
-// share nothing but the structs below, so that an asynchronous save can run `write` in another
-// thread.
+// share nothing but the structs below, so that `write` can run in another thread.
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <fcntl.h>
 #include <filesystem>
@@ -10,8 +10,10 @@
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <system_error>
+#include <thread>
 #include <unistd.h>
 
+#include "comm/activity.h"
 #include "core/base/format.h"
 #include "core/base/log.h"
 #include "io/checkpoint/boxes.h"
@@ -279,36 +281,32 @@ std::vector<std::uint64_t> write_parts(const PosixFile* file, const FileLayout& 
   return sums;
 }
 
-std::vector<std::uint64_t> write_all(Communicator& group, const StagedFile& staged,
-                                     const Plan& plan, CheckpointIo io, const std::string& what,
-                                     SaveReport& report) {
-  Stopwatch watch;
+// What a rank's writing came to.
+struct Written {
   std::vector<std::uint64_t> sums;
-  PosixFile file;
-  if (io == CheckpointIo::hdf5) {
-    std::string error;
-    try {
-      write_with_hdf5(group, staged.temporary, plan.tensors);
-    } catch (const std::exception& failure) {
-      error = failure.what();
-    }
-    agree(group, what, error);
-  }
-  collectively(group, what, [&] {
-    file = PosixFile(staged.temporary, O_WRONLY);
-    sums = write_parts(io == CheckpointIo::direct ? &file : nullptr, staged.layout, plan,
-                       group.rank());
-  });
-  report.write_seconds = watch.lap();
-  // Every node holds its own dirty pages, so every rank syncs. A sync that failed is never
-  // repeated: Linux has already dropped the pages.
-  collectively(group, what, [&] {
+  std::string error;  // empty: all is on the disk
+  double write_seconds = 0, sync_seconds = 0;
+};
+
+// Writes this rank's parts (with `write`) and makes the file durable. Every node holds its own
+// dirty pages, so every rank syncs. A sync that failed is never repeated: Linux has already dropped
+// the pages. Communicates with nobody.
+Written write_and_sync(const std::string& path, const FileLayout& layout, const Plan& plan,
+                       int rank, bool write) {
+  Written result;
+  try {
+    Stopwatch watch;
+    PosixFile file(path, O_WRONLY);
+    result.sums = write_parts(write ? &file : nullptr, layout, plan, rank);
+    result.write_seconds = watch.lap();
     file.sync();
     file.close();
-  });
-  report.sync_seconds = watch.lap();
-  group.host_all_reduce(std::span(sums), ReduceOp::sum);
-  return sums;
+    result.sync_seconds = watch.lap();
+  } catch (const std::exception& failure) {
+    result.error = failure.what();
+    if (result.error.empty()) result.error = "unknown failure";
+  }
+  return result;
 }
 
 // ---- commit
@@ -339,28 +337,111 @@ void prepare_checkpoint_directory(Communicator& group, const std::string& direct
   });
 }
 
+struct CheckpointSave::State {
+  State(Communicator& ranks, std::string where, std::int64_t at, const SaveOptions& how)
+      : group(ranks),
+        directory(std::move(where)),
+        what(fmt::format("saving the checkpoint of step {}", at)),
+        options(how),
+        step(at) {}
+  ~State() { join(); }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  void join() {
+    std::int64_t ticks = Activity::background_ticks();
+    while (writer.joinable() && !through) {  // a slow disk is not a hang
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      const std::int64_t now = Activity::background_ticks();
+      if (std::exchange(ticks, now) != now) Activity::tick();
+    }
+    if (writer.joinable()) writer.join();
+  }
+  void write(bool parts) {
+    written = write_and_sync(staged.temporary, staged.layout, plan, group.rank(), parts);
+  }
+
+  Communicator& group;
+  std::string directory, what;
+  SaveOptions options;
+  std::int64_t step;
+  Plan plan;
+  StagedFile staged;
+  SaveReport report;
+  Written written;
+  std::thread writer;
+  std::atomic<bool> through{false};
+  bool started = false;
+};
+
+CheckpointSave::CheckpointSave(Communicator& group, const std::string& directory,
+                               std::span<const CheckpointTensor> tensors,
+                               const CheckpointInfo& info, const SaveOptions& options)
+    : state_(std::make_unique<State>(group, directory, info.step, options)) {
+  Stopwatch watch;
+  state_->plan = make_plan(group, tensors, info.step);
+  lay_out(group, state_->staged, directory, state_->plan, info, state_->what);
+  state_->report.layout_seconds = watch.lap();
+}
+
+CheckpointSave::~CheckpointSave() = default;
+CheckpointSave::CheckpointSave(CheckpointSave&&) noexcept = default;
+CheckpointSave& CheckpointSave::operator=(CheckpointSave&&) noexcept = default;
+
+void CheckpointSave::start() {
+  require(state_->options.io == CheckpointIo::direct && !state_->started,
+          "internal error: a checkpoint is written in a thread only directly, and once");
+  state_->started = true;
+  state_->writer = std::thread([state = state_.get()] {
+    const Activity::Background background;
+    state->write(true);
+    state->through = true;
+  });
+}
+
+bool CheckpointSave::written() const {
+  return state_->through;
+}
+
+SaveReport CheckpointSave::finish() {
+  State& s = *state_;
+  if (s.started) {
+    s.join();
+  } else {
+    if (s.options.io == CheckpointIo::hdf5) {
+      Stopwatch watch;
+      std::string error;
+      try {
+        write_with_hdf5(s.group, s.staged.temporary, s.plan.tensors);
+      } catch (const std::exception& failure) {
+        error = failure.what();
+      }
+      agree(s.group, s.what, error);
+      s.report.write_seconds = watch.lap();
+    }
+    s.write(s.options.io == CheckpointIo::direct);
+  }
+  agree(s.group, s.what, s.written.error);
+  s.report.write_seconds += s.written.write_seconds;
+  s.report.sync_seconds = s.written.sync_seconds;
+  Stopwatch watch;
+  s.group.host_all_reduce(std::span(s.written.sums), ReduceOp::sum);
+  commit(s.group, s.staged, s.written.sums, s.directory, s.what);
+  s.report.commit_seconds = watch.lap();
+  s.report.path = s.staged.final_path;
+  s.report.bytes = s.staged.layout.header.file_bytes;
+  if (s.group.rank() == 0) {
+    write_latest(s.directory, checkpoint_file_name(s.step));
+    remove_old_checkpoints(s.directory, s.step, s.options.keep_last);
+  }
+  s.group.barrier();
+  return s.report;
+}
+
 SaveReport save_checkpoint(Communicator& group, const std::string& directory,
                            std::span<const CheckpointTensor> tensors, const CheckpointInfo& info,
                            const SaveOptions& options) {
-  Stopwatch watch;
-  SaveReport report;
-  const std::string what = fmt::format("saving the checkpoint of step {}", info.step);
-  const Plan plan = make_plan(group, tensors, info.step);
-  StagedFile staged;
-  lay_out(group, staged, directory, plan, info, what);
-  report.layout_seconds = watch.lap();
-  const std::vector<std::uint64_t> sums = write_all(group, staged, plan, options.io, what, report);
-  watch.lap();
-  commit(group, staged, sums, directory, what);
-  report.commit_seconds = watch.lap();
-  report.path = staged.final_path;
-  report.bytes = staged.layout.header.file_bytes;
-  if (group.rank() == 0) {
-    write_latest(directory, checkpoint_file_name(info.step));
-    remove_old_checkpoints(directory, info.step, options.keep_last);
-  }
-  group.barrier();
-  return report;
+  return CheckpointSave(group, directory, tensors, info, options).finish();
 }
 
 void clean_checkpoint_directory(Communicator& group, const std::string& directory) {

@@ -1,5 +1,8 @@
 #include "kernels/cuda/device_runtime.h"
 
+#include <array>
+#include <cstdlib>
+
 #include "core/base/error.h"
 #include "core/base/format.h"
 #include "kernels/cuda/internal.h"
@@ -11,11 +14,15 @@ constexpr int kLeastCapability = 8;  // Ampere: the oldest architecture that ker
 
 class CudaStream final : public Stream {
  public:
-  explicit CudaStream(int device_index) : index_(device_index) {
+  CudaStream(int device_index, StreamPriority priority) : index_(device_index) {
     const DeviceGuard guard(index_);
+    int normal = 0, highest = 0;
+    cuda_check(cudaDeviceGetStreamPriorityRange(&normal, &highest),
+               "cudaDeviceGetStreamPriorityRange");
     // Non-blocking: the legacy default stream would order itself against every other stream.
-    cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
-               "cudaStreamCreateWithFlags");
+    cuda_check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking,
+                                            priority == StreamPriority::high ? highest : normal),
+               "cudaStreamCreateWithPriority");
   }
   ~CudaStream() override { static_cast<void>(cudaStreamDestroy(stream_)); }
   CudaStream(const CudaStream&) = delete;
@@ -89,6 +96,26 @@ class CudaRuntime final : public DeviceRuntime {
     static_cast<void>(cudaGetLastError());
   }
 
+  void* allocate_host(std::size_t bytes, int device_index) override {
+    const DeviceGuard guard(device_index);
+    void* memory = nullptr;  // whole pages; portable: page-locked for every device
+    const cudaError_t code = cudaHostAlloc(&memory, bytes, cudaHostAllocPortable);
+    if (code == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      fail(
+          "out of memory: {} of page-locked host memory could not be allocated for {}; the host is "
+          "short of memory, or a limit on locked memory is in force (see ulimit -l and the limits "
+          "of the container)",
+          format_bytes(bytes), name_of({DeviceKind::cuda, device_index}));
+    }
+    cuda_check(code, "cudaHostAlloc");
+    return memory;
+  }
+  void release_host(void* memory, std::size_t, int) override {
+    static_cast<void>(cudaFreeHost(memory));
+    static_cast<void>(cudaGetLastError());
+  }
+
   void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes,
             Stream& stream) override {
     if (bytes == 0) return;
@@ -113,11 +140,26 @@ class CudaRuntime final : public DeviceRuntime {
     cuda_check(cudaMemsetAsync(memory, 0, bytes, queue), "cudaMemsetAsync");
   }
 
-  std::unique_ptr<Stream> make_stream(int device_index) override {
-    return std::make_unique<CudaStream>(device_index);
+  std::unique_ptr<Stream> make_stream(int device_index, StreamPriority priority) override {
+    return std::make_unique<CudaStream>(device_index, priority);
   }
   std::unique_ptr<Event> make_event(int device_index) override {
     return std::make_unique<CudaEvent>(device_index);
+  }
+
+  int device_count() override {
+    int devices = 0;
+    cuda_check(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
+    return devices;
+  }
+  void make_current(int device_index) override {
+    cuda_check(cudaSetDevice(device_index), fmt::format("cudaSetDevice({})", device_index));
+  }
+  std::string physical_name(int device_index) override {
+    std::array<char, 32> text{};
+    cuda_check(cudaDeviceGetPCIBusId(text.data(), static_cast<int>(text.size()), device_index),
+               "cudaDeviceGetPCIBusId");
+    return text.data();
   }
 };
 
@@ -147,6 +189,10 @@ std::string reason_of(cudaError_t code) {
 }  // namespace
 
 std::string register_cuda_runtime() {
+  // Before the first CUDA call. The 8 hardware queues of the default are fewer than the streams of
+  // a run: a stream behind another one's waiting receive would wait with it, for no reason or for
+  // ever.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   int devices = 0;
   cudaError_t code = cudaGetDeviceCount(&devices);
   if (code == cudaSuccess && devices == 0) code = cudaErrorNoDevice;

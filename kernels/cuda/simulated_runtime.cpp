@@ -40,13 +40,17 @@ class SimulatedRuntime final : public DeviceRuntime {
     return memory;
   }
   void release(void* memory, std::size_t, int) override { std::free(memory); }
+  void* allocate_host(std::size_t bytes, int index) override { return allocate(bytes, index); }
+  void release_host(void* memory, std::size_t bytes, int index) override {
+    release(memory, bytes, index);
+  }
   void copy(void* to, Device, const void* from, Device, std::size_t bytes, Stream&) override {
     if (bytes > 0) std::memmove(to, from, bytes);
   }
   void fill_zero(void* memory, std::size_t bytes, Stream&) override {
     if (bytes > 0) std::memset(memory, 0, bytes);
   }
-  std::unique_ptr<Stream> make_stream(int index) override {
+  std::unique_ptr<Stream> make_stream(int index, StreamPriority) override {
     return std::make_unique<SimulatedStream>(index);
   }
   std::unique_ptr<Event> make_event(int) override { return std::make_unique<SimulatedEvent>(); }

@@ -45,6 +45,17 @@ TEST(Stall, TheOneThatIsStoppedIsToldFromThoseThatWait) {
   EXPECT_THAT(text, HasSubstr("rank 2"));
 }
 
+TEST(Stall, OneThatWaitsForItsDeviceIsToldFromThoseThatWaitForIt) {
+  std::vector<RankView> ranks = {view(0, 10.1, "all_reduce of the data group"),
+                                 view(1, 10.3, "all_reduce of the data group")};
+  ranks[1].on_device = true;
+  EXPECT_THAT(stall(ranks, 10),
+              HasSubstr("held up by\n  rank 1 (node1, process 1001) in step 7, forward, "
+                        "micro-batch 3, before all_reduce of the data group waits for its own "
+                        "device"));
+  EXPECT_THAT(stall(ranks, 10), HasSubstr("these wait for others:\n  rank 0"));
+}
+
 TEST(Stall, AStoppedRankIsNotBlamedBeforeTheLimit) {
   std::vector<RankView> ranks = {view(0, 3, "barrier of the world group"), view(1, 3)};
   ranks[1].process_state = 'T';

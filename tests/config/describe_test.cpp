@@ -80,7 +80,9 @@ constexpr const char* kTrialValues[] = {"1",
                                         "5,5",
                                         "1,2,3",
                                         "gpipe",
-                                        "full"};
+                                        "full",
+                                        "cpu",
+                                        "mpi"};
 
 // A field that no option reaches could not be set, printed, or kept in a checkpoint.
 TEST(OptionTable, ReachesEveryField) {
@@ -100,7 +102,7 @@ TEST(OptionTable, ReachesEveryField) {
   }
   // Size of the structs: a new field without an option changes this sum; declare the option, then
   // update.
-  EXPECT_EQ(options().size(), 113u);
+  EXPECT_EQ(options().size(), 117u);
   EXPECT_EQ(parse_ini_text(effective_ini(changed, changed), "printed"), changed);
 }
 

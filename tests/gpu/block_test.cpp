@@ -3,14 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 
-#include "core/tensor/buffer.h"
 #include "kernels/cuda/family.h"
-#include "kernels/cuda/host_block.h"
 #include "tests/gpu/block_kernels.h"
+#include "tests/gpu/device_matrix.h"
 #include "tests/gpu/gpu_support.h"
-#include "tests/kernels/op_harness.h"
 
 namespace neox::testing {
 namespace {
@@ -47,18 +44,11 @@ class TestKernels : private CudaFamily {
  private:
   static float* data(const OwnedTensor& t) { return reinterpret_cast<float*>(t.tensor.data); }
   OwnedTensor on_device(const std::vector<float>& values) {
-    OwnedTensor tensor({static_cast<std::int64_t>(values.size())}, DType::f32, device_);
-    copy(*stream_, host_view(values), tensor);
-    stream_->synchronize();
-    return tensor;
+    return testing::on_device(device_, *stream_, values,
+                              {static_cast<std::int64_t>(values.size())});
   }
   std::vector<float> read(const OwnedTensor& tensor) {
-    std::vector<float> values(static_cast<std::size_t>(tensor.tensor.numel()));
-    const OwnedTensor host(tensor.tensor.shape, DType::f32);
-    copy(*stream_, tensor, host);
-    stream_->synchronize();
-    const auto span = host.tensor.span<float>();
-    return {span.begin(), span.end()};
+    return from_device<float>(*stream_, tensor);
   }
 
   std::unique_ptr<Stream> stream_;
@@ -69,26 +59,6 @@ std::vector<float> numbers(int n, std::uint64_t seed = 1) {
   for (const double v : normal_values(n, seed)) values.push_back(static_cast<float>(v));
   return values;
 }
-
-/// Runs kernels in several orders of threads.
-class Orders {
- public:
-  ~Orders() { cuda::set_host_order(cuda::HostOrder::forward); }
-  /// How many of the orders make `f` give other results than `want`.
-  static int differing(const std::vector<float>& want,
-                       const std::function<std::vector<float>()>& f) {
-    Orders restore;
-    int differ = 0;
-    const auto check = [&](cuda::HostOrder order, std::uint64_t seed) {
-      cuda::set_host_order(order, seed);
-      differ += f() == want ? 0 : 1;
-    };
-    check(cuda::HostOrder::forward, 0);
-    check(cuda::HostOrder::backward, 0);
-    for (std::uint64_t seed = 0; seed < 4; ++seed) check(cuda::HostOrder::random, seed);
-    return differ;
-  }
-};
 
 // ---- what is promised --------------------------------------------------------------------------
 
@@ -116,7 +86,7 @@ void check_shared_memory(Device device) {
     for (const auto test : {BlockTest::reverse, BlockTest::reverse_in_large_memory,
                             BlockTest::swap_neighbours, BlockTest::copy_async}) {
       const auto run = [&] { return kernels.block(test, in, in.size()); };
-      EXPECT_EQ(Orders::differing(expected(test, in), run), 0)
+      EXPECT_EQ(orders_that_differ<std::vector<float>>(expected(test, in), run), 0)
           << threads << " threads, test " << static_cast<int>(test);
     }
   }
@@ -129,7 +99,7 @@ void check_reductions(Device device) {
     const auto n = in.size();
     const auto run = [&] { return kernels.block(BlockTest::reductions, in, 3 * n * 8); };
     const std::vector<float> got = run();
-    EXPECT_EQ(Orders::differing(got, run), 0);
+    EXPECT_EQ(orders_that_differ<std::vector<float>>(got, run), 0);
     for (std::size_t block = 0; block < 3; ++block) {
       double sum = 0, top = -1e30;
       for (const float v : in) {
@@ -175,7 +145,7 @@ void check_shuffles(Device device) {
     want.push_back(static_cast<float>(base + 5));
     want.push_back(*std::max_element(&in[base], &in[base] + 32));
   }
-  EXPECT_EQ(Orders::differing(want, run), 0);
+  EXPECT_EQ(orders_that_differ<std::vector<float>>(want, run), 0);
 }
 
 void check_mma(Device device) {
@@ -242,14 +212,14 @@ TEST(SimulatedBlock, NoticesMissingBarriers) {
   TestKernels kernels(kSimulated);
   const std::vector<float> in = numbers(256);
   const auto differing = [&](BlockTest test, BlockTest right) {
-    return Orders::differing(expected(right, in),
-                             [&] { return kernels.block(test, in, in.size()); });
+    return orders_that_differ<std::vector<float>>(
+        expected(right, in), [&] { return kernels.block(test, in, in.size()); });
   };
   EXPECT_EQ(differing(BlockTest::reverse_without_sync, BlockTest::reverse), 6);
   EXPECT_EQ(differing(BlockTest::swap_neighbours_without_sync, BlockTest::swap_neighbours), 6);
   EXPECT_EQ(differing(BlockTest::copy_async_without_wait, BlockTest::copy_async), 6);
   // Reversing twice gives the input.
-  EXPECT_EQ(Orders::differing(
+  EXPECT_EQ(orders_that_differ<std::vector<float>>(
                 in, [&] { return kernels.block(BlockTest::reverse_early_overwrite, in, 256); }),
             6);
 }

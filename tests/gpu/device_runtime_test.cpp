@@ -96,6 +96,27 @@ TEST_F(CudaRuntimeOn, CountsItsAllocations) {
   EXPECT_EQ(allocation_counts().bytes_live, before.bytes_live);
 }
 
+TEST_F(CudaRuntimeOn, CopiesThroughPinnedMemory) {
+  const auto stream = make_stream(kGpu, StreamPriority::high);
+  constexpr std::size_t kBytes = 3000001;
+  const AllocationCounts before = allocation_counts();
+  {
+    const Buffer sent = Buffer::pinned(kBytes, kGpu), received = Buffer::pinned(kBytes, kGpu);
+    EXPECT_EQ(allocation_counts().calls, before.calls + 2);
+    EXPECT_EQ(sent.device(), Device{});
+    const Shape shape{static_cast<std::int64_t>(kBytes)};
+    const auto bytes = pattern(kBytes, 9);
+    std::memcpy(sent.data(), bytes.data(), kBytes);
+    const OwnedTensor middle(shape, DType::u8, kGpu);
+    copy(*stream, sent.view(shape, DType::u8), middle);
+    copy(*stream, middle, received.view(shape, DType::u8));
+    stream->synchronize();
+    EXPECT_EQ(std::memcmp(received.data(), bytes.data(), kBytes), 0);
+  }
+  EXPECT_EQ(allocation_counts().bytes_live, before.bytes_live);
+  EXPECT_NE(device_runtime(DeviceKind::cuda).physical_name(0), "");
+}
+
 TEST_F(CudaRuntimeOn, SaysHowMuchMemoryIsFree) {
   const std::string text = message_of([] { Buffer(std::size_t{1} << 50, kGpu); });
   EXPECT_TRUE(has(text, "out of memory on cuda:0: 1024.00 TiB") || has(text, "1.00 PiB")) << text;

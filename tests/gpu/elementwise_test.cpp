@@ -3,11 +3,10 @@
 // the CPU engine on shapes and alignments that the harness's small cases don't have.
 
 #include <cmath>
-#include <cstring>
 #include <functional>
 #include <limits>
 
-#include "core/tensor/buffer.h"
+#include "tests/gpu/device_matrix.h"
 #include "tests/gpu/gpu_support.h"
 #include "tests/kernels/op_cases.h"
 
@@ -53,60 +52,6 @@ INSTANTIATE_TEST_SUITE_P(Elementwise, SimulatedValue, ::testing::ValuesIn(cases(
 INSTANTIATE_TEST_SUITE_P(Elementwise, SimulatedGradient, ::testing::ValuesIn(cases(true)), id_of);
 
 // ---- against the CPU engine ------------------------------------------------------------------
-
-/// A matrix on a device that starts `skip` elements behind an aligned address and is followed by
-/// as many more; everything is NaN at first.
-class Matrix {
- public:
-  Matrix(Device device, Stream& stream, Shape shape, DType dtype, std::int64_t skip)
-      : stream_(stream), skip_(skip), all_({shape.numel() + 2 * skip}, dtype, device) {
-    OwnedTensor nan(all_.tensor.shape, dtype);
-    std::memset(nan.tensor.data, 0xff, nan.tensor.bytes());
-    copy(stream, nan, all_);
-    view_ = all_.tensor.slice(skip, skip + shape.numel()).reshape(shape);
-    stream.synchronize();
-  }
-  operator Tensor() const { return view_; }       // NOLINT: implicit on purpose
-  operator ConstTensor() const { return view_; }  // NOLINT: implicit on purpose
-
-  void write(const Array& values) {
-    OwnedTensor host(view_.shape, view_.dtype);
-    visit_float(view_.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      for (std::size_t i = 0; i < values.size(); ++i) {
-        host.tensor.ptr<T>()[i] = T(static_cast<float>(values[i]));
-      }
-    });
-    copy(stream_, host, view_);
-    stream_.synchronize();
-  }
-  /// The matrix; with an infinity for each element around it that is no longer NaN.
-  Array read() const {
-    OwnedTensor host(all_.tensor.shape, view_.dtype);
-    copy(stream_, all_, host);
-    stream_.synchronize();
-    Array values;
-    visit_float(view_.dtype, [&](auto zero) {
-      const auto all = host.tensor.span<decltype(zero)>();
-      const auto begin = static_cast<std::size_t>(skip_);
-      for (std::size_t i = 0; i < all.size(); ++i) {
-        const auto value = static_cast<double>(static_cast<float>(all[i]));
-        if (begin <= i && i < all.size() - begin) {
-          values.push_back(value);
-        } else if (!std::isnan(value)) {
-          values.push_back(std::numeric_limits<double>::infinity());
-        }
-      }
-    });
-    return values;
-  }
-
- private:
-  Stream& stream_;
-  std::int64_t skip_;
-  OwnedTensor all_;
-  Tensor view_;
-};
 
 /// What an operator made of some inputs.
 using Compute = std::function<Array(const Backend&, Device, Stream&)>;

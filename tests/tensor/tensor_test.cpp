@@ -32,6 +32,24 @@ TEST(Buffer, AllocationsAreCounted) {
   EXPECT_EQ(allocation_counts().bytes_live, before.bytes_live);
 }
 
+TEST(Buffer, PinnedMemoryIsHostMemoryAndCounted) {
+  const auto before = allocation_counts(MemoryOwner::backend);
+  {
+    Buffer a = Buffer::pinned(1000, Device{}, MemoryOwner::backend);
+    EXPECT_EQ(allocation_counts(MemoryOwner::backend).calls, before.calls + 1);
+    EXPECT_EQ(allocation_counts(MemoryOwner::backend).bytes_live, before.bytes_live + 1000);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(a.data()) % 256, 0u);
+    a.view({250}, DType::f32).ptr<float>()[249] = 1.0f;  // a host tensor
+    Buffer b = std::move(a);
+    EXPECT_EQ(a.data(), nullptr);  // NOLINT: moved-from on purpose
+    Buffer c(10, {}, MemoryOwner::run);
+    c = std::move(b);
+    EXPECT_EQ(c.view({250}, DType::f32).ptr<float>()[249], 1.0f);
+    EXPECT_THROW(c.view({251}, DType::f32), Error);
+  }
+  EXPECT_EQ(allocation_counts(MemoryOwner::backend).bytes_live, before.bytes_live);
+}
+
 TEST(Arena, MeasuresThenHandsOutTheSameOffsets) {
   Arena arena{Device{}};
   const auto pass = [&] {

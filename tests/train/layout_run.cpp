@@ -92,11 +92,10 @@ double worst_of(const std::vector<double>& values, const std::vector<double>& ex
 
 template <class T>
 std::vector<T> broadcast_values(Communicator& group, const std::vector<T>& values, int root) {
-  std::string bytes(values.size() * sizeof(T), '\0');
-  std::memcpy(bytes.data(), values.data(), bytes.size());
+  std::string bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
   bytes = group.host_broadcast(std::move(bytes), root);
   std::vector<T> result(bytes.size() / sizeof(T));
-  std::memcpy(result.data(), bytes.data(), bytes.size());
+  std::copy(bytes.begin(), bytes.end(), reinterpret_cast<char*>(result.data()));
   return result;
 }
 

@@ -103,7 +103,10 @@ double ShardedRun::evaluate() {
 }
 
 std::string ShardedRun::save() {
-  return save_run(group_, model, *optimizer, config_, effective_ini(config_, config_), progress)
+  const RunImage image =
+      run_image(model, *optimizer, config_, effective_ini(config_, config_), progress);
+  return save_checkpoint(group_, config_.checkpoint.save, image.tensors, image.info,
+                         save_options(config_.checkpoint))
       .path;
 }
 

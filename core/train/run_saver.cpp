@@ -1,0 +1,141 @@
+#include "core/train/run_saver.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "comm/activity.h"
+#include "core/base/format.h"
+#include "core/base/log.h"
+
+namespace neox {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::int64_t kMostDoublings = 6;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+}  // namespace
+
+RunSaver::RunSaver(Communicator& world, Engine& engine, const Config& config,
+                   std::string config_text, std::chrono::milliseconds first_retry)
+    : world_(world),
+      engine_(engine),
+      config_(config),
+      config_text_(std::move(config_text)),
+      first_retry_(first_retry) {}
+
+// One clock decides: ranks that compared their own would disagree near the moment.
+bool RunSaver::mine_wants_retry() const {
+  return world_.rank() == 0 && failures_ > 0 && !pending_ && Clock::now() >= retry_at_;
+}
+
+bool RunSaver::in_background() const {
+  return config_.checkpoint.async_save &&
+         checkpoint_io_from_name(config_.checkpoint.io) == CheckpointIo::direct;
+}
+
+void RunSaver::begin(const Progress& progress) {
+  if (saved_step_ == progress.step || (pending_ && pending_step_ == progress.step)) return;
+  if (pending_) {
+    if (!pending_->written()) {
+      log_warning(
+          "step {}: the checkpoint of step {} is not written yet; waiting for it. Save less often "
+          "(checkpoint.checkpoint_factor), or to a faster disk",
+          progress.step, pending_step_);
+    }
+    complete();
+  }
+  start(progress);
+  if (!in_background()) complete();
+}
+
+void RunSaver::start(const Progress& progress) {
+  Activity::set("saving", progress.step);
+  const auto begin = Clock::now();
+  pending_step_ = progress.step;
+  try {
+    RunImage image =
+        run_image(engine_.model(), engine_.optimizer(), config_, config_text_, progress);
+    copy_to_host(image);
+    pending_.emplace(world_, config_.checkpoint.save, image.tensors, image.info,
+                     save_options(config_.checkpoint));
+    if (in_background()) pending_->start();
+    copy_seconds_ = seconds_since(begin);
+  } catch (const Error& error) {
+    failed(error.what());
+  }
+}
+
+void RunSaver::copy_to_host(RunImage& image) {
+  if (!in_background() && engine_.ops().device().is_cpu()) return;
+  std::string error;  // memory may run out on one rank alone
+  try {
+    snapshot_.take(image.tensors, engine_.stream());
+  } catch (const Error& failure) {
+    error = failure.what();
+  }
+  agree(world_, fmt::format("saving the checkpoint of step {}", pending_step_), error);
+}
+
+void RunSaver::complete() {
+  if (!pending_) return;  // its start failed
+  Activity::set("saving", pending_step_);
+  try {
+    const auto begin = Clock::now();
+    const SaveReport report = pending_->finish();
+    pending_.reset();
+    saved_step_ = pending_step_;
+    failures_ = 0;
+    const std::string stall = in_background() ? fmt::format("; training stood still for {:.2f} s",
+                                                            copy_seconds_ + seconds_since(begin))
+                                              : "";
+    log_info("saved {} ({} in {:.2f} s, {:.2f} GB/s{})", report.path,
+             format_bytes(static_cast<std::uint64_t>(report.bytes)), report.seconds(),
+             static_cast<double>(report.bytes) / 1e9 / report.seconds(), stall);
+  } catch (const Error& error) {
+    failed(error.what());
+  }
+}
+
+void RunSaver::failed(const std::string& message) {
+  pending_.reset();
+  ++failures_;
+  const std::int64_t most = config_.checkpoint.max_failures;
+  const std::string last =
+      saved_step_ < 0 ? "no checkpoint was written yet"
+                      : fmt::format("the newest checkpoint is that of step {}", saved_step_);
+  if (failures_ >= most) {
+    fail("{}. This was failure {} in a row of {} (checkpoint.max_failures); {}", message, failures_,
+         most, last);
+  }
+  const std::chrono::milliseconds delay =
+      first_retry_ * (std::int64_t{1} << std::min(failures_ - 1, kMostDoublings));
+  retry_at_ = Clock::now() + delay;
+  log_warning("{}. Training goes on; next attempt in {} s, failure {} of {}; {}", message,
+              std::chrono::duration<double>(delay).count(), failures_, most, last);
+}
+
+void RunSaver::between_steps(const Progress& progress, bool written, bool retry) {
+  if (pending_ && written) complete();
+  if (retry) begin(progress);
+}
+
+void RunSaver::finish(const Progress& progress) {
+  begin(progress);
+  complete();
+  while (saved_step_ != progress.step) {
+    // No step is lost by waiting now; rank 0's clock is the slowest that matters.
+    while (Clock::now() < retry_at_) {
+      Activity::tick();
+      std::this_thread::sleep_for(std::min(first_retry_, std::chrono::milliseconds(100)));
+    }
+    begin(progress);
+    complete();
+  }
+}
+
+}  // namespace neox

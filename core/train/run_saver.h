@@ -1,0 +1,70 @@
+#pragma once
+// When and how a run's checkpoints are written while it trains: in the background, again after a
+// failure, and never two at a time.
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "comm/communicator.h"
+#include "core/config/config.h"
+#include "core/train/engine.h"
+#include "core/train/host_snapshot.h"
+#include "core/train/run_state.h"
+#include "io/checkpoint/checkpoint.h"
+
+namespace neox {
+
+/// A save that fails (disk full, I/O error, on any rank) is a warning: training goes on, and the
+/// state of then is saved after first_retry, twice that, four times that, ... (at most 64 times).
+/// After checkpoint.max_failures failures in a row it is an Error. All methods but mine_*() are
+/// collective over the run's ranks.
+class RunSaver {
+ public:
+  /// The state that is saved is `engine`'s. `config.checkpoint.save` must not be empty.
+  RunSaver(Communicator& world, Engine& engine, const Config& config, std::string config_text,
+           std::chrono::milliseconds first_retry = std::chrono::seconds(10));
+
+  /// Saves the state of now, unless it is saved or under way already: returns when a copy is made,
+  /// and the next steps may change the state. Finishes an older save first.
+  void begin(const Progress& progress);
+
+  /// What this rank knows at the end of a step; the ranks exchange it with the step's losses.
+  bool mine_written() const { return pending_ && pending_->written(); }
+  bool mine_wants_retry() const;
+  /// Between two steps. `written`: mine_written() on all ranks; `retry`: mine_wants_retry() on any.
+  void between_steps(const Progress& progress, bool written, bool retry);
+
+  /// Before the program leaves: returns when the state of now is saved. Throws Error when it cannot
+  /// be after max_failures attempts.
+  void finish(const Progress& progress);
+
+  /// Finishes a save that is under way, well or not.
+  void drain() { complete(); }
+
+  /// A checkpoint of this step exists already.
+  void set_saved(std::int64_t step) { saved_step_ = step; }
+
+ private:
+  bool in_background() const;
+  void start(const Progress& progress);
+  void copy_to_host(RunImage& image);
+  void complete();
+  void failed(const std::string& message);
+
+  Communicator& world_;
+  Engine& engine_;
+  const Config& config_;
+  std::string config_text_;
+  std::chrono::milliseconds first_retry_;
+  HostSnapshot snapshot_;
+  std::optional<CheckpointSave> pending_;
+  std::int64_t pending_step_ = -1;
+  double copy_seconds_ = 0;
+  std::int64_t saved_step_ = -1;  // newest committed
+  std::int64_t failures_ = 0;     // in a row
+  std::chrono::steady_clock::time_point retry_at_{};
+};
+
+}  // namespace neox

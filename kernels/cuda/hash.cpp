@@ -1,0 +1,16 @@
+#include "kernels/cuda/hash.h"
+
+#include "kernels/cuda/optimizer_kernels.h"
+
+namespace neox {
+
+void CudaHash::hash(Stream& stream, ConstTensor x, Tensor out, bool accumulate) const {
+  run(stream, "hash", [&](const cuda::Launch& launch) {
+    void* scratch = workspace_.take(stream, cuda::kMostPartialSums * sizeof(std::uint64_t));
+    cuda::hash(launch, input(x, x.dtype), static_cast<std::int64_t>(x.bytes()),
+               static_cast<std::uint64_t*>(scratch),
+               static_cast<std::uint64_t*>(output(out, DType::u64)), accumulate);
+  });
+}
+
+}  // namespace neox

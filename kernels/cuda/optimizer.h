@@ -1,0 +1,23 @@
+#pragma once
+// The optimizer family on NVIDIA GPUs.
+
+#include "kernels/cuda/family.h"
+#include "kernels/cuda/workspace.h"
+#include "kernels/optimizer.h"
+
+namespace neox {
+
+class CudaOptimizer : public virtual OptimizerOps, protected CudaFamily {
+ public:
+  explicit CudaOptimizer(Device device) : CudaFamily(device) {}
+
+  void adamw(Stream&, const AdamW&, ConstTensor grad, ConstTensor grad_scale, Tensor main, Tensor m,
+             Tensor v, Tensor weights) const override;
+  void square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
+  void clip_scale(Stream&, ConstTensor square_sum, float max_norm, Tensor scale) const override;
+
+ private:
+  Workspace workspace_;  // sums of pieces
+};
+
+}  // namespace neox

@@ -1,0 +1,42 @@
+#pragma once
+// What kernels/cuda/optimizer.cpp and hash.cpp ask of optimizer.cu and hash.cu. Plain types only.
+// The caller checks cudaGetLastError().
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/base/dtype.h"
+#include "kernels/cuda/kernel_launch.h"
+
+namespace neox::cuda {
+
+/// What AdamW's hyperparameters amount to at one step.
+struct AdamWStep {
+  float beta1, beta2, rest1, rest2;  ///< rest = 1 - beta
+  float step_size;                   ///< lr / (1 - beta1^t)
+  float inverse_root2;               ///< 1 / sqrt(1 - beta2^t)
+  float eps;
+  float decay;              ///< lr * weight_decay
+  const float* grad_scale;  ///< [1]
+};
+/// All [n]; weights of `weights_type` (bf16 or f16) or null.
+struct AdamWArrays {
+  const float* grad;
+  float *main, *m, *v;
+  void* weights;
+  DType weights_type;
+  std::int64_t n;
+};
+void adamw(const Launch&, const AdamWStep&, const AdamWArrays&);
+
+/// scratch f64 [kMostPartialSums]; its size and the order of sums depend on n only.
+inline constexpr std::int64_t kMostPartialSums = 1024;
+void square_sum(const Launch&, const float* x, std::int64_t n, double* scratch, double* out,
+                bool accumulate);
+void clip_scale(const Launch&, const double* square_sum, float max_norm, float* scale);
+
+/// scratch u64 [kMostPartialSums]
+void hash(const Launch&, const void* x, std::int64_t bytes, std::uint64_t* scratch,
+          std::uint64_t* out, bool accumulate);
+
+}  // namespace neox::cuda

@@ -1,0 +1,32 @@
+#pragma once
+// Libraries that are opened when they are first needed, so that programs start on machines without
+// them.
+
+#include <string>
+
+namespace neox {
+
+class SharedLibrary {
+ public:
+  /// Opens `name` ("libcublasLt.so.13") where the dynamic linker looks (LD_LIBRARY_PATH, its
+  /// cache), else in the toolkit that this program was built with. It stays open until the program
+  /// ends.
+  explicit SharedLibrary(const char* name);
+
+  /// Why it could not be opened, in a few words; "" when it was.
+  const std::string& problem() const { return problem_; }
+  /// The function of this name. Throws Error when the library, or the function in it, is missing.
+  template <class Function>
+  void find(const char* function, Function*& result) const {
+    result = reinterpret_cast<Function*>(address_of(function));
+  }
+
+ private:
+  void* address_of(const char* function) const;
+
+  const char* name_;
+  void* handle_ = nullptr;
+  std::string problem_;
+};
+
+}  // namespace neox

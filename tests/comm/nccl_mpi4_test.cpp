@@ -1,0 +1,1 @@
+#include "tests/comm/nccl_suite.h"
