@@ -106,6 +106,16 @@ class PlacedHeads {
     copy(stream_, host_, memory_);
     stream_.synchronize();
   }
+  /// All channels of one row of the only head.
+  void set_row(std::int64_t row, double value) {
+    std::int64_t i = 0;
+    each([&](auto& element) {
+      using T = std::remove_reference_t<decltype(element)>;
+      if (i++ / dim_ == row) element = T(static_cast<float>(value));
+    });
+    copy(stream_, host_, memory_);
+    stream_.synchronize();
+  }
   Array read() {
     copy(stream_, memory_, host_);
     stream_.synchronize();
@@ -238,6 +248,11 @@ std::vector<Form> forms(Device device, DType dtype) {
                            {1, 17, 90, 4, 2, 33, Layout::cache},
                            {2, 1, 130, 4, 1, 64, Layout::cache},
                            {1, 65, 65, 1, 1, 80},
+                           {1, 300, 300, 1, 1, 32},
+                           {1, 20, 20, 1, 1, 96},
+                           {1, 5, 33, 2, 1, 112, Layout::unaligned, 0.1f},
+                           {1, 36, 36, 1, 1, 160, Layout::fused, 0.2f},
+                           {1, 17, 17, 1, 1, 1},
                            {1, 19, 36, 2, 1, 128, Layout::cache, 0.3f},
                            {1, 40, 40, 1, 1, 256, Layout::fused},
                            {1, 70, 72, 2, 1, 24, Layout::packed, 0.2f},
@@ -375,6 +390,52 @@ TEST_F(CudaAttentionDropout, MasksAreTheCpuEngines) {
 }
 TEST(SimulatedAttentionDropout, MasksAreTheCpuEngines) {
   expect_cpu_masks(kSimulated);
+}
+
+// ---- values that are not finite --------------------------------------------------------------
+
+/// One head of 16 channels whose last query has a NaN and whose last key is huge: both only reach
+/// the last query.
+void check_not_finite(Device device) {
+  for (const DType dtype : kDTypes) {
+    const auto stream = make_stream(device);
+    const Backend& ops = sequence_kernels_on(device);
+    const Form f{1, 70, 70, 1, 1, 16};
+    const auto run = [&](bool spoiled) {
+      PlacedHeads q(*stream, f, dtype, 70, 1), k(*stream, f, dtype, 70, 1),
+          v(*stream, f, dtype, 70, 1);
+      q.write(1);
+      k.write(2);
+      v.write(3);
+      if (spoiled) {
+        q.set_row(69, std::numeric_limits<double>::quiet_NaN());
+        k.set_row(69, 1e4);
+        v.set_row(69, -6e4);
+      }
+      const OwnedTensor out({1, 70, 16}, dtype, device), lse({1, 1, 70}, DType::f32, device);
+      ops.attention(*stream, problem_of(f), q, k, v, out, lse);
+      Array all = read(*stream, out);
+      const Array more = read(*stream, lse);
+      all.insert(all.end(), more.begin(), more.end());
+      return all;
+    };
+    const Array want = run(false), got = run(true);
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      const bool last = (i >= 69 * 16 && i < 70 * 16) || i + 1 == want.size();
+      if (last) {
+        EXPECT_TRUE(std::isnan(got[i])) << name_of(dtype) << " " << i;
+      } else {
+        ASSERT_EQ(got[i], want[i]) << name_of(dtype) << " " << i;
+      }
+    }
+  }
+}
+class CudaAttentionNotFinite : public OnGpu {};
+TEST_F(CudaAttentionNotFinite, StaysWhereItIsSeen) {
+  check_not_finite(kGpu);
+}
+TEST(SimulatedAttentionNotFinite, StaysWhereItIsSeen) {
+  check_not_finite(kSimulated);
 }
 
 // ---- races -----------------------------------------------------------------------------------
