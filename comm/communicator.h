@@ -18,13 +18,15 @@ enum class ReduceOp : std::uint8_t { sum, max, min };
 
 class Communicator;
 
-/// Handle of one asynchronous operation. A value; wait() may be called once or more.
+/// Handle of one asynchronous operation. A value; wait() may be called more than once, and must be
+/// once for operations on a device's tensors, which keep memory on their way until then.
 class Work {
  public:
   Work() = default;
   Work(Communicator* owner, std::uint64_t id) : owner_(owner), id_(id) {}
   /// Makes later work of `stream` (and the host, on the CPU) wait for the operation. Throws the
-  /// operation's Error.
+  /// operation's Error. The host may be held up until others have come, never the call that queued
+  /// the operation.
   void wait(Stream& stream) const;
 
  private:
@@ -43,8 +45,10 @@ using SplitRule = std::function<SplitPlace(int rank)>;
 /// A group of ranks. Operations are queued in call order after the work already on `stream` and run
 /// asynchronously; every rank of the group must make the same calls in the same order (a send and
 /// its recv need only agree with each other, and never block what is queued after them). Tensors
-/// must stay alive and untouched until Work::wait. Reductions take every dtype; bf16 and f16 are
-/// reduced in f32 and rounded once.
+/// must stay alive and untouched until Work::wait, except that queued operations may follow one
+/// another on the same tensor. Tensors and `stream` are of one device; memory of the host may also
+/// be that of a device's stream. Reductions take every dtype; bf16 and f16 are reduced in f32 and
+/// rounded once (by NCCL, perhaps after every addition).
 class Communicator {
  public:
   virtual ~Communicator() = default;

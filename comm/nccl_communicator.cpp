@@ -291,6 +291,7 @@ Work NcclCommunicator::queue(Collective kind, int peer, std::size_t bytes, const
   count(kind, bytes);
   const std::lock_guard lock(lane_.mutex);
   if (lane_.handle == nullptr) throw_failure();
+  const Activity::Waiting waiting(kind, name(), peer);
   ready_->record(stream);
   const std::uint64_t number =
       lane_.run(kind, peer, name(), call, *ready_, [&](NcclHandle comm, void* queue) {
@@ -425,6 +426,7 @@ Work NcclCommunicator::message(bool sends, std::byte* data, std::size_t bytes, i
   std::uint64_t number = 0;
   if (channel.connected) {
     if (channel.lane.handle == nullptr) throw_failure();
+    const Activity::Waiting waiting(kind, name(), peer);
     ready_->record(stream);
     number = channel.lane.run(kind, peer, name(), sends ? "ncclSend" : "ncclRecv", *ready_,
                               [&](NcclHandle comm, void* queue) {
@@ -442,7 +444,8 @@ Work NcclCommunicator::message(bool sends, std::byte* data, std::size_t bytes, i
   return {this, (number << kLaneBits) | (index + 1)};
 }
 
-// On the channel's own thread: connecting needs the other rank, which may come much later.
+// On the channel's own thread: connecting needs the other rank, which may come much later. Not
+// published as waiting: that is for what holds the program up.
 void NcclCommunicator::connect(Channel& channel) {
   try {
     const NcclHandle handle =

@@ -8,7 +8,6 @@
 #include <optional>
 #include <utility>
 
-#include "comm/activity.h"
 #include "comm/nccl_domain.h"
 
 namespace neox {
@@ -21,19 +20,15 @@ class NcclLane {
   NcclLane(const NcclLane&) = delete;
   NcclLane& operator=(const NcclLane&) = delete;
 
-  /// Queues launch(handle, native stream), which returns a result code, behind `ready`. Returns the
-  /// operation's number, from 1.
+  /// Queues launch(handle, native stream), which returns a result code, behind `ready`; there NCCL
+  /// may make connections, for which the others must come. Returns the operation's number, from 1.
   template <class Launch>
   std::uint64_t run(Collective kind, int peer, const std::string& group, const char* call,
                     Event& ready, Launch&& launch) {
     ready.make_wait(*stream_);
     Entry& entry = entry_of(issued_ + 1);
     entry.begun->record(*stream_);
-    {
-      // Here NCCL may make connections, for which the others must come.
-      const Activity::Waiting waiting(kind, group, peer);
-      domain_.check(launch(handle, stream_->native()), call, group, handle);
-    }
+    domain_.check(launch(handle, stream_->native()), call, group, handle);
     entry.done->record(*stream_);
     entry.kind = kind;
     entry.peer = peer;

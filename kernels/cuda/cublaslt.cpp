@@ -238,7 +238,7 @@ std::vector<double> measure(CublasLtPlan& plan, const GemmKey& key,
 }  // namespace
 
 CublasLt::CublasLt(Device device, bool tf32, bool measured)
-    : device_(device), tf32_(tf32), measured_(measured), workspace_(device) {
+    : device_(device), tf32_(tf32), measured_(measured) {
   const CublasLtApi& api = cublaslt();
   const DeviceGuard guard(device.index);
   cublas_check(api.create(&handle_), "cublasLtCreate");

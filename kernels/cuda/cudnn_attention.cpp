@@ -69,7 +69,7 @@ const std::string kSteps = "heads do not lie at multiples of 16 bytes";
 }  // namespace
 
 CudnnAttention::CudnnAttention(Device device, bool deterministic)
-    : CudaFamily(device), deterministic_(deterministic), workspace_(device) {
+    : CudaFamily(device), deterministic_(deterministic) {
   if (device.kind != DeviceKind::cuda) {
     problem_ = fmt::format("cuDNN does not run on {}", name_of(device));
     return;

@@ -102,6 +102,41 @@ TEST_F(StagedTest, DevicesAndStreamsMustFit) {
   group_->all_reduce(on_host, ReduceOp::sum, *host_stream).wait(*host_stream);
 }
 
+// The next operation may use the memory on the way that the last one's result has not left yet, and
+// nothing on its stream says so.
+TEST_F(StagedTest, SlotsAreReusedAcrossStreams) {
+  constexpr std::int64_t n = 1000;
+  const auto second = make_stream(kSimulated);
+  const OwnedTensor a({n}, DType::f32, kSimulated), b({n}, DType::f32, kSimulated);
+  const auto fill = [&](Stream& stream, const Tensor& tensor, float value) {
+    copy(stream, host_view(std::vector<float>(n, value)), tensor);
+  };
+  const auto expect = [&](Stream& stream, ConstTensor tensor, float value) {
+    std::vector<float> values(n);
+    copy(stream, tensor,
+         Tensor(reinterpret_cast<std::byte*>(values.data()), {n}, DType::f32, Device{}));
+    stream.synchronize();
+    EXPECT_THAT(values, ::testing::Each(value));
+  };
+  fill(*stream_, a, 1.0f);
+  fill(*second, b, 5.0f);
+  group_->all_reduce(a, ReduceOp::sum, *stream_).wait(*stream_);
+  group_->all_reduce(b, ReduceOp::sum, *second).wait(*second);
+  expect(*second, b, 10.0f);
+  expect(*stream_, a, 2.0f);
+  if (group_->rank() == 0) {
+    fill(*stream_, a, 7.0f);
+    fill(*stream_, b, 8.0f);
+    group_->send(a, 1, *stream_).wait(*stream_);
+    group_->send(b, 1, *stream_).wait(*stream_);
+    return;
+  }
+  group_->recv(a, 0, *stream_).wait(*stream_);
+  group_->recv(b, 0, *second).wait(*second);
+  expect(*second, b, 8.0f);
+  expect(*stream_, a, 7.0f);
+}
+
 // Sums of data where rounding shows: the same bits as on the host.
 TEST_F(StagedTest, SameBitsAsOnTheHost) {
   constexpr std::int64_t n = 100003;
