@@ -68,7 +68,7 @@ int train(int argc, char** argv, MpiEnvironment& mpi, Watchdog& watchdog) {
   set_up_logging(config, mpi);
   for (const std::string& note : command.notes) log_info("{}", note);
   watchdog.set_limit(config.train.watchdog_timeout);
-  Trainer trainer(mpi.world(), config, text);
+  Trainer trainer(mpi.world(), mpi.node(), config, text);
   trainer.run();
   return 0;
 }

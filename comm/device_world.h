@@ -22,7 +22,7 @@ enum class DeviceTransport : std::uint8_t {
 
 struct DeviceWorldOptions {
   DeviceTransport transport = DeviceTransport::automatic;
-  NcclOptions nccl;
+  NcclOptions nccl = {};
   /// For tests of NCCL with several ranks on one GPU, which it accepts when NCCL_HOSTID differs.
   bool may_share_devices = false;
   /// Tests put another one here; null: NCCL itself.

@@ -10,7 +10,7 @@
 #include "comm/host_name.h"
 #include "comm/mpi_internal.h"
 #include "comm/nccl_domain.h"
-#include "comm/roll_call.h"
+#include "comm/roll_call_internal.h"
 
 namespace neox {
 namespace {

@@ -1,9 +1,8 @@
-#include "comm/roll_call.h"
-
 #include <algorithm>
 #include <array>
 
 #include "comm/mpi_internal.h"
+#include "comm/roll_call_internal.h"
 
 namespace neox {
 namespace {

@@ -38,7 +38,13 @@ class Backend : public virtual LinearOps,
   virtual bool fast(DType dtype) const = 0;
 };
 
-/// The backend that computes on `device`. Throws Error when it was not built.
-std::unique_ptr<Backend> make_backend(Device device);
+struct BackendOptions {
+  /// The same program on the same device always computes the same bits. The CPU's always does.
+  bool deterministic = true;
+};
+
+/// The backend that computes on `device`, whose runtime must be registered (choose_device). Throws
+/// Error when it was not built.
+std::unique_ptr<Backend> make_backend(Device device, const BackendOptions& options = {});
 
 }  // namespace neox

@@ -6,18 +6,18 @@
 
 namespace neox {
 
-DeviceChoice choose_device(const std::string& wanted, int local_rank) {
+DeviceChoice choose_device_kind(const std::string& wanted) {
   if (wanted == "cpu") return {};
   if (wanted == "simulated") {
     register_simulated_runtime();
-    return {{DeviceKind::simulated, 0}, ""};
+    return {DeviceKind::simulated, ""};
   }
   require(wanted == "auto" || wanted == "cuda", "internal error: no device is called '{}'", wanted);
   const std::string reason = register_cuda_runtime();
-  if (reason.empty()) return {{DeviceKind::cuda, local_rank % cuda_device_count()}, ""};
+  if (reason.empty()) return {DeviceKind::cuda, ""};
   require(wanted == "auto",
           "system.device = cuda, but {}; correct that, or set system.device = auto or cpu", reason);
-  return {{}, reason};
+  return {DeviceKind::cpu, reason};
 }
 
 }  // namespace neox

@@ -1,5 +1,5 @@
 #pragma once
-// Which device a rank computes on.
+// What kind of device a run computes on.
 
 #include <string>
 
@@ -8,13 +8,12 @@
 namespace neox {
 
 struct DeviceChoice {
-  Device device;
-  std::string why_not_cuda;  ///< of "auto": the reason in a few words when `device` is the CPU
+  DeviceKind kind = DeviceKind::cpu;
+  std::string why_not_cuda;  ///< of "auto": the reason in a few words when `kind` is the CPU
 };
 
-/// `wanted`: auto, cpu, cuda or simulated (system.device). Registers the device's runtime. On a
-/// node with several GPUs, rank `local_rank` of the node gets GPU local_rank modulo their number.
-/// Throws Error saying why when `wanted` cannot be had.
-DeviceChoice choose_device(const std::string& wanted, int local_rank);
+/// `wanted`: auto, cpu, cuda or simulated (system.device). Registers the kind's runtime. Throws
+/// Error saying why when `wanted` cannot be had.
+DeviceChoice choose_device_kind(const std::string& wanted);
 
 }  // namespace neox

@@ -131,7 +131,8 @@ struct TrainConfig {
 
 /// [system]
 struct SystemConfig {
-  std::string device = "auto";  // auto cpu cuda simulated
+  std::string device = "auto";     // auto cpu cuda simulated
+  std::string transport = "auto";  // auto nccl mpi
 
   friend bool operator==(const SystemConfig&, const SystemConfig&) = default;
 };

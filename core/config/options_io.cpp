@@ -172,7 +172,8 @@ std::vector<Option> checkpoint_options() {
        .choices = kWriters},
       {.name = "async_save",
        .field = at<&CheckpointConfig::async_save>(),
-       .doc = "Copy the state in memory and write it while training goes on (io = hdf5 always waits)"},
+       .doc =
+           "Copy the state in memory and write it while training goes on (io = hdf5 always waits)"},
       {.name = "max_failures",
        .field = at<&CheckpointConfig::max_failures>(),
        .doc = "End the run when so many saves in a row failed; until then failures are warnings",

@@ -45,6 +45,11 @@ constexpr Choice kDevices[] = {
     {"cuda", "one NVIDIA GPU per rank, in the order of the ranks on a node", "gpu"},
     {"simulated", "the CUDA kernels run on the host, thread by thread: very slow, for tests"}};
 
+constexpr Choice kTransports[] = {
+    {"auto", "nccl where every rank has it and a GPU of its own, else mpi"},
+    {"nccl", "NCCL between GPUs"},
+    {"mpi", "MPI through host memory: any number of ranks may share a GPU"}};
+
 }  // namespace
 
 std::vector<Option> parallel_options() {
@@ -270,6 +275,10 @@ std::vector<Option> system_options() {
        .field = at<&SystemConfig::device>(),
        .doc = "What computes",
        .choices = kDevices},
+      {.name = "transport",
+       .field = at<&SystemConfig::transport>(),
+       .doc = "How tensors of devices travel between ranks; the CPU's always go by MPI",
+       .choices = kTransports},
   };
 }
 

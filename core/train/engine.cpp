@@ -85,7 +85,7 @@ std::string MemoryPlan::table() const {
 }
 
 Engine::Engine(Communicator& world, const Config& config, EngineMode mode, Device device)
-    : ops_(make_backend(device)),
+    : ops_(make_backend(device, {config.train.deterministic})),
       stream_(make_stream(device)),
       topology_(world, parallel_layout(config.parallel, world.size()),
                 gather_hosts(world, host_name())),

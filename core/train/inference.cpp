@@ -43,7 +43,7 @@ const char* reason(GenerationEnd end) {
 
 InferenceModel::InferenceModel(const Config& config, const Origins& origins)
     : self_(make_self_communicator()),
-      device_(choose_device(config.system.device, 0).device),
+      device_{choose_device_kind(config.system.device).kind},
       ops_(make_backend(device_)),
       stream_(make_stream(device_)),
       seed_(static_cast<std::uint64_t>(config.train.seed)) {

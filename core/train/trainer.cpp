@@ -7,7 +7,6 @@
 
 #include "comm/activity.h"
 #include "comm/agreement.h"
-#include "comm/host_name.h"
 #include "core/base/format.h"
 #include "core/base/log.h"
 #include "core/base/version.h"
@@ -42,15 +41,24 @@ BatchLoaderOptions loader_options(const Config& config, const BatchSizes& sizes,
   return options;
 }
 
+DeviceTransport transport_of(const std::string& word) {
+  if (word == "nccl") return DeviceTransport::nccl;
+  return word == "mpi" ? DeviceTransport::mpi : DeviceTransport::automatic;
+}
+
 }  // namespace
 
-Trainer::Trainer(Communicator& world, const Config& config, std::string config_text)
+Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
+                 std::string config_text)
     : world_(world), config_(config), config_text_(std::move(config_text)) {
   check_program();
   Activity::set_unlimited("opening the data");  // may build an index of hours
   data_ = open_run_data(config_);
   Activity::set_unlimited("initialising");
-  engine_.emplace(world_, config_, EngineMode::real, choose_run_device());
+  const Device device = choose_run_device(node);
+  device_world_.emplace(world_, node, device,
+                        DeviceWorldOptions{transport_of(config_.system.transport)});
+  engine_.emplace(device_world_->group(), config_, EngineMode::real, device);
   if (!config_.checkpoint.save.empty()) {
     saver_.emplace(world_, *engine_, config_, config_text_);
   }
@@ -74,14 +82,12 @@ void Trainer::check_program() const {
   check_equal(world_, facts);
 }
 
-Device Trainer::choose_run_device() const {
-  const std::vector<std::string> hosts = gather_hosts(world_, host_name());
-  const auto rank = hosts.begin() + world_.rank();
-  const auto local_rank = static_cast<int>(std::count(hosts.begin(), rank, *rank));
-  const auto [device, why_not_cuda] = choose_device(config_.system.device, local_rank);
+Device Trainer::choose_run_device(Communicator& node) const {
+  const auto [kind, why_not_cuda] = choose_device_kind(config_.system.device);
+  const Device device = choose_device(node, kind);
   const std::array<Fact, 1> facts = {
-      {{"device", std::string(device.is_cpu() ? "cpu, because " + why_not_cuda : "gpu"),
-        "correct the node, or set system.device = cpu"}}};
+      {{"device", device.is_cpu() ? fmt::format("cpu ({})", why_not_cuda) : "gpu",
+        "correct the nodes that differ, or set system.device = cpu"}}};
   check_equal(world_, facts);
   if (!why_not_cuda.empty()) log_info("computing on the CPU: {}", why_not_cuda);
   return device;
@@ -148,6 +154,10 @@ void Trainer::print_summary() const {
     log_info("batch ramp-up: from {} by {} samples; full from step {} on ({} samples consumed)",
              start, increment, sizes.first_full_step() + 1,
              format_grouped(sizes.after(0, sizes.first_full_step())));
+  }
+  if (!engine_->ops().device().is_cpu()) {
+    log_info("device: {}; between ranks: {}", name_of(engine_->ops().device()),
+             device_world_->description());
   }
   if (world_.size() > 1) {
     log_info("layout: tensor {}{} x data {} (ZeRO {}) x pipe {} ({})\n{}", layout.tensor,

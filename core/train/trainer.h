@@ -7,6 +7,7 @@
 #include <string>
 
 #include "comm/communicator.h"
+#include "comm/device_world.h"
 #include "core/config/config.h"
 #include "core/train/data_source.h"
 #include "core/train/engine.h"
@@ -33,8 +34,8 @@ class Trainer {
   ///  - otherwise checkpoint.load: continue from it (or take its weights, finetune); an Error when
   ///    it holds none;
   ///  - otherwise start at step 0.
-  /// Collective; throws Error.
-  Trainer(Communicator& world, const Config& config, std::string config_text);
+  /// `node`: the ranks of this node (MpiEnvironment::node()). Collective; throws Error.
+  Trainer(Communicator& world, Communicator& node, const Config& config, std::string config_text);
   ~Trainer();
 
   StopReason run();
@@ -54,7 +55,7 @@ class Trainer {
 
   void check_program() const;
   /// What this rank computes on (system.device): the same kind on all ranks.
-  Device choose_run_device() const;
+  Device choose_run_device(Communicator& node) const;
   void check_input() const;
   void start();
   bool resume_from(const std::string& directory, LoadScope scope);
@@ -72,6 +73,7 @@ class Trainer {
   Config config_;
   std::string config_text_;
   RunData data_;
+  std::optional<DeviceWorld> device_world_;  // what tensors travel through
   std::optional<Engine> engine_;
   std::unique_ptr<TrainingLog> log_;
   std::optional<StepProfiler> profiler_;  // logging.profile

@@ -40,6 +40,7 @@ NEOX_HOST_DEVICE inline float power_of_2(float x) {
 ///   all_visible(...)           whether every pair of a tile is visible, so that no one is asked
 ///   first_key, end_key         keys that a range of queries may see
 ///   first_query, end_query     queries that may see a range of keys
+/// The last query or key of a range may lie up to a tile behind the last one there is.
 struct CausalScores {
   int query_length, key_length;
   static constexpr bool kBiased = false;

@@ -92,41 +92,70 @@ struct Tile {
   }
 };
 
+/// Row and column where the n-th chunk of a tile begins.
+template <class T, int kWidth>
+struct Chunk {
+  static constexpr int kLength = kVector<T>;
+  int row, column;
+  NEOX_HOST_DEVICE explicit Chunk(int n)
+      : row(n / (kWidth / kLength)), column(n % (kWidth / kLength) * kLength) {}
+};
+
+/// Writes a chunk into the planes of a tile.
+template <class T, int kRows, int kWidth>
+NEOX_HOST_DEVICE inline void store_chunk(const float (&values)[kVector<T>], int row, int column,
+                                         const Tile<T, kRows, kWidth>& to) {
+  constexpr int kN = kVector<T>, kPlanes = Planes<T>::kCount;
+  using Half = typename Planes<T>::Half;
+  Pack<Half, kN> pack[kPlanes];
+  NEOX_UNROLL
+  for (int i = 0; i < kN; ++i) {
+    Half part[kPlanes];
+    split(values[i], part);
+    NEOX_UNROLL
+    for (int plane = 0; plane < kPlanes; ++plane) pack[plane].item[i] = part[plane];
+  }
+  NEOX_UNROLL
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    *reinterpret_cast<Pack<Half, kN>*>(to.at(plane, row, column)) = pack[plane];
+  }
+}
+
 /// Starts to fill a tile by all threads of the block: rows behind `from.count` and channels behind
 /// `from.width` become 0. Rows that hold 16-bit elements in whole vectors arrive with the next
 /// group of copies, all others at once.
 template <class T, int kRows, int kWidth, int kThreads>
 NEOX_HOST_DEVICE inline void load_tile(const Block& block, const HeadRows<const T>& from,
                                        const Tile<T, kRows, kWidth>& to) {
-  constexpr int kN = kVector<T>;  // elements of a chunk
-  constexpr int kChunks = kRows * kWidth / kN, kPlanes = Planes<T>::kCount;
-  for (int chunk = block.thread(); chunk < kChunks; chunk += kThreads) {
-    const int row = chunk / (kWidth / kN), column = chunk % (kWidth / kN) * kN;
-    const bool inside = row < from.count && column < from.width;
-    const T* source = inside ? from.first + row * from.stride + column : from.first;
-    if constexpr (kPlanes == 1) {
-      if (from.vectors) {
-        copy_async(block, to.at(0, row, column), source, inside ? 16 : 0);
-        continue;
+  constexpr int kN = kVector<T>, kChunks = kRows * kWidth / kN;
+  constexpr int kUnroll = Planes<T>::kCount == 1 ? 4 : 2;
+  static_assert(kChunks % kThreads == 0);
+  if (from.vectors) {
+    NEOX_UNROLL_BY(kUnroll)
+    for (int n = 0; n < kChunks; n += kThreads) {
+      const Chunk<T, kWidth> at(n + block.thread());
+      const bool inside = at.row < from.count && at.column < from.width;
+      const T* source = inside ? from.first + at.row * from.stride + at.column : from.first;
+      if constexpr (Planes<T>::kCount == 1) {
+        copy_async(block, to.at(0, at.row, at.column), source, inside ? 16 : 0);
+      } else {
+        float values[kN] = {};
+        if (inside) load<kN>(source, values);
+        store_chunk(values, at.row, at.column, to);
       }
     }
+    return;
+  }
+  NEOX_UNROLL_BY(1)
+  for (int n = 0; n < kChunks; n += kThreads) {
+    const Chunk<T, kWidth> at(n + block.thread());
+    const T* source = from.first + at.row * from.stride + at.column;
     float values[kN] = {};
-    if (inside && from.vectors) {
-      load<kN>(source, values);
-    } else if (inside) {
-      for (int i = 0; i < kN; ++i) {
-        if (column + i < from.width) values[i] = to_float(source[i]);
-      }
-    }
-    Pack<typename Planes<T>::Half, kN> pack[kPlanes];
+    NEOX_UNROLL
     for (int i = 0; i < kN; ++i) {
-      typename Planes<T>::Half part[kPlanes];
-      split(values[i], part);
-      for (int plane = 0; plane < kPlanes; ++plane) pack[plane].item[i] = part[plane];
+      if (at.row < from.count && at.column + i < from.width) values[i] = to_float(source[i]);
     }
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      *reinterpret_cast<decltype(&pack[0])>(to.at(plane, row, column)) = pack[plane];
-    }
+    store_chunk(values, at.row, at.column, to);
   }
 }
 

@@ -53,10 +53,17 @@ void* pointer(const std::byte* data) {
   return const_cast<std::byte*>(data);
 }
 
+/// Text generation asks for a new key_length with every token and a new length with every prompt: a
+/// plan for each, at a second or more, would cost more than it gains. Training has a few problems.
+constexpr std::int64_t kFewestQueries = 64;
+constexpr std::size_t kMostPlans = 16;
+
 const std::string kNothing;
 const std::string kDType = "cuDNN's attention is for bf16 and f16";
 const std::string kDropout = "the dropout masks of cuDNN are not ours";
 const std::string kEmpty = "there is nothing to compute";
+const std::string kFewQueries = "few queries (text generation) are not worth a plan";
+const std::string kManyPlans = "plans were made for 16 problems already";
 const std::string kSteps = "heads do not lie at multiples of 16 bytes";
 
 }  // namespace
@@ -85,6 +92,7 @@ const std::string& cudnn_refusal(const AttentionProblem& p,
                                  std::initializer_list<ConstHeads> heads) {
   if (p.dropout.p > 0.0f) return kDropout;
   if (p.batch * p.heads * p.query_length * p.key_length == 0) return kEmpty;
+  if (p.query_length < kFewestQueries) return kFewQueries;
   for (const ConstHeads& h : heads) {
     if (h.dtype != DType::bf16 && h.dtype != DType::f16) return kDType;
     if (!in_steps(h)) return kSteps;
@@ -115,7 +123,8 @@ const std::string& CudnnAttention::why_not_backward(const AttentionProblem& prob
 }
 
 CudnnPlan& CudnnAttention::plan(const CudnnAttentionKey& key) const {
-  return plans_.get(key, [&] {
+  return plans_.get(key, [&]() -> CudnnPlan {
+    if (plans_.size() >= kMostPlans) return {nullptr, kManyPlans, 0};
     const DeviceGuard guard(device_.index);
     return build_attention(key, deterministic_, handle_);
   });

@@ -13,8 +13,8 @@
 
 namespace neox {
 
-/// What speaks against cuDNN before any plan is made: dtype, dropout, empty problems, heads that do
-/// not lie at multiples of 16 bytes. "" when nothing does.
+/// What speaks against cuDNN before any plan is made: dtype, dropout, no or few queries, heads that
+/// do not lie at multiples of 16 bytes. "" when nothing does.
 const std::string& cudnn_refusal(const AttentionProblem& problem,
                                  std::initializer_list<ConstHeads> heads);
 
@@ -24,8 +24,9 @@ const std::string& cudnn_refusal(const AttentionProblem& problem,
 /// number that every other backend saves, so forward and backward may run on different ones.
 ///
 /// The first call for a problem builds its plan, which takes about a second; later calls neither
-/// allocate device memory nor wait. Backward's workspace is this object's own. Calls of different
-/// threads exclude each other.
+/// allocate device memory nor wait. Only the first 16 problems get a plan, so that text generation,
+/// whose lengths keep changing, does not build plans for ever. Backward's workspace is this
+/// object's own. Calls of different threads exclude each other.
 class CudnnAttention : protected CudaFamily {
  public:
   /// `deterministic`: backward gives the same bits every time. Never throws for want of cuDNN.
@@ -63,7 +64,7 @@ class CudnnAttention : protected CudaFamily {
   cudnnContext* handle_ = nullptr;
   mutable std::mutex mutex_;
   mutable Plans plans_;
-  mutable Workspace workspace_;
+  Workspace workspace_;
 };
 
 }  // namespace neox

@@ -188,13 +188,6 @@ std::string reason_of(cudaError_t code) {
 
 }  // namespace
 
-int cuda_device_count() {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) == cudaSuccess) return devices;
-  cudaGetLastError();
-  return 0;
-}
-
 std::string register_cuda_runtime() {
   // Before the first CUDA call. The 8 hardware queues of the default are fewer than the streams of
   // a run: a stream behind another one's waiting receive would wait with it, for no reason or for

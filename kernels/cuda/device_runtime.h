@@ -10,14 +10,9 @@ namespace neox {
 /// device is visible", ... Never throws for want of a GPU; may be called again.
 #ifdef NEOX_HAS_CUDA
 std::string register_cuda_runtime();
-/// Usable GPUs that this process sees; 0 when there is none.
-int cuda_device_count();
 #else
 inline std::string register_cuda_runtime() {
   return "this program was built without CUDA";
-}
-inline int cuda_device_count() {
-  return 0;
 }
 #endif
 

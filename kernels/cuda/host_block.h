@@ -50,8 +50,8 @@ struct HostThread {
 
 /// Static shared memory that Block's own reductions use.
 inline constexpr std::size_t kHostScratchBytes = 1024;
-/// Dynamic shared memory of the largest GPU that kernels are compiled for (sm_90).
-inline constexpr std::size_t kMaxSharedBytes = 227 * 1024;
+/// Dynamic shared memory that a block of sm_90 can have beside it (sm_80: 64 KB less).
+inline constexpr std::size_t kMaxSharedBytes = 227 * 1024 - kHostScratchBytes;
 
 /// Waits for all threads of the block.
 void host_sync(HostThread& thread, Place place);

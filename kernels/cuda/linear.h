@@ -60,8 +60,8 @@ class CudaLinear : public virtual LinearOps, protected CudaFamily {
   std::unique_ptr<GemmEngine> engine_;
   mutable std::mutex mutex_;
   mutable Plans plans_;
-  mutable Workspace sums_;     // what an epilogue sums
-  mutable Workspace scratch_;  // of column_sums
+  Workspace sums_;     // what an epilogue sums
+  Workspace scratch_;  // of column_sums
 };
 
 }  // namespace neox

@@ -12,7 +12,10 @@
 namespace neox::cuda {
 namespace {
 
-constexpr int kMostThreads = 1024;
+constexpr int kMostThreads = 512;
+constexpr int kBlocks =
+    2;  // of a multiprocessor at least, so that one's barriers hide behind another
+constexpr int kAhead = 4;  // vectors that a thread reads before it works on the first
 
 struct RowStats {
   double lse;     // logsumexp of the valid columns
@@ -49,10 +52,19 @@ NEOX_HOST_DEVICE __noinline__ RowStats row_stats(const Block& block, const L* z,
   RunningSum running;
   const std::int64_t whole = valid / N * N;
   const std::int64_t step = std::int64_t{block.threads()} * N;
-  for (std::int64_t at = std::int64_t{block.thread()} * N; at < whole; at += step) {
-    float v[N];
-    load<N>(z + at, v);
-    running.add(v);
+  for (std::int64_t at = std::int64_t{block.thread()} * N; at < whole; at += kAhead * step) {
+    Pack<L, N> parts[kAhead];
+    NEOX_UNROLL
+    for (int k = 0; k < kAhead; ++k) {
+      if (at + k * step < whole) parts[k] = *reinterpret_cast<const Pack<L, N>*>(z + at + k * step);
+    }
+    NEOX_UNROLL
+    for (int k = 0; k < kAhead; ++k) {
+      if (at + k * step >= whole) break;
+      float v[N];
+      for (int i = 0; i < N; ++i) v[i] = to_float(parts[k].item[i]);
+      running.add(v);
+    }
   }
   const std::int64_t rest = whole + block.thread();  // fewer than N, and N than threads
   if (rest < valid) {
@@ -94,7 +106,7 @@ NEOX_HOST_DEVICE inline RowStats combined_stats(const double* parts, std::int64_
 
 template <class L>
 struct Stats {
-  static constexpr int kThreads = kMostThreads;
+  static constexpr int kThreads = kMostThreads, kMinBlocks = kBlocks;
   Logits of;
   bool vectors;
   double* stats;
@@ -113,7 +125,7 @@ struct Stats {
 /// Losses and gradients; N neighbours of the gradient at a time.
 template <class L, class D, int N>
 struct Gradients {
-  static constexpr int kThreads = kMostThreads;
+  static constexpr int kThreads = kMostThreads, kMinBlocks = kBlocks;
   Logits of;
   bool vectors;         // of the statistics
   const double* parts;  // null: the row is whole
@@ -144,30 +156,41 @@ struct Gradients {
     }
   }
 
-  /// d_j = (e^(z_j - lse) - [j == target]) weight; 0 in the padding. A thread writes what it read.
+  /// A thread writes where it read.
   NEOX_HOST_DEVICE void write(const Block& block, std::int64_t row, std::int64_t target,
                               const RowStats& stats, float weight) const {
     const L* z = static_cast<const L*>(of.data) + row * of.columns;
     D* d = gradient + row * of.columns;
+    const std::int64_t step = std::int64_t{block.threads()} * N;
+    for (std::int64_t at = std::int64_t{block.thread()} * N; at < of.columns; at += 2 * step) {
+      float here[N], next[N] = {};
+      const bool two = at + step < of.columns;
+      load<N>(z + at, here);
+      if (two) load<N>(z + at + step, next);
+      differentiate(here, at, target, stats, weight);
+      store<N>(d + at, here);
+      if (!two) break;
+      differentiate(next, at + step, target, stats, weight);
+      store<N>(d + at + step, next);
+    }
+  }
+
+  /// Logits from column `at` on become their gradients: d_j = (e^(z_j - lse) - [j == target])
+  /// weight; 0 in the padding.
+  NEOX_HOST_DEVICE void differentiate(float (&v)[N], std::int64_t at, std::int64_t target,
+                                      const RowStats& stats, float weight) const {
     // lse in two parts: one rounded to f32 would shift all probabilities of large logits alike.
     const auto high = static_cast<float>(stats.lse);
     const auto low = static_cast<float>(stats.lse - static_cast<double>(high));
-    const std::int64_t step = std::int64_t{block.threads()} * N;
-    for (std::int64_t at = std::int64_t{block.thread()} * N; at < of.columns; at += step) {
-      float v[N];
-      load<N>(z + at, v);
-      NEOX_UNROLL
-      for (int i = 0; i < N; ++i) {
-        v[i] = at + i < of.valid ? expf((v[i] - high) - low) * weight : 0.0f;
-      }
-      if (at <= target && target < at + N) {
-        const auto of_target =
-            static_cast<float>((exp(stats.target - stats.lse) - 1.0) * static_cast<double>(weight));
-        NEOX_UNROLL
-        for (int i = 0; i < N; ++i) v[i] = at + i == target ? of_target : v[i];
-      }
-      store<N>(d + at, v);
+    NEOX_UNROLL
+    for (int i = 0; i < N; ++i) {
+      v[i] = at + i < of.valid ? expf((v[i] - high) - low) * weight : 0.0f;
     }
+    if (target < at || at + N <= target) return;
+    const auto of_target =
+        static_cast<float>((exp(stats.target - stats.lse) - 1.0) * static_cast<double>(weight));
+    NEOX_UNROLL
+    for (int i = 0; i < N; ++i) v[i] = at + i == target ? of_target : v[i];
   }
 };
 

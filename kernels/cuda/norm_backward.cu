@@ -11,9 +11,13 @@
 namespace neox::cuda {
 namespace {
 
-constexpr int kKeptFloats = 24;  // elements of a row in one thread's registers
+/// Elements of a row in one thread's registers: as many as leave 512 threads of a block without
+/// spilling, where x and dy take less room in 16 bits.
+template <class T>
+constexpr int kKeptFloats = std::is_same_v<T, float> ? 20 : 24;
 constexpr int kKeptThreads = 512;
-constexpr std::int64_t kKeptColumns = std::int64_t{kKeptFloats} * kKeptThreads;
+template <class T>
+constexpr std::int64_t kKeptColumns = std::int64_t{kKeptFloats<T>} * kKeptThreads;
 constexpr int kReadThreads = 256;
 constexpr std::int64_t kMostRowGroups = 64;
 
@@ -49,7 +53,7 @@ template <class T, bool Centered, bool Input, bool Weight>
 struct KeptBackward {
   Operands<T> of;
   static constexpr int kThreads = kKeptThreads;
-  static constexpr int kN = kVector<T>, kHeld = kKeptFloats / kN;
+  static constexpr int kN = kVector<T>, kHeld = kKeptFloats<T> / kN;
   using Row = RowPart<T>[kHeld];
   using Sums = float[kHeld][kN];
 
@@ -271,7 +275,7 @@ void add_partials(const Launch& launch, const NormBackward& f, const float* part
 
 template <class T>
 Teams kept_teams(std::int64_t h) {
-  return teams_for(h / kVector<T>, kKeptFloats / kVector<T>, 256);
+  return teams_for(h / kVector<T>, kKeptFloats<T> / kVector<T>, 256);
 }
 
 /// As many blocks as run at once with 128 registers a thread. Depends on the shape only, so dw has
@@ -322,7 +326,7 @@ void backward(const Launch& launch, const NormBackward& f, float* scratch) {
   const bool whole = f.h % kVector<T> == 0;
   const bool input_vectors = whole && aligned(f.dy, f.x, f.w, f.residual_grad, f.dx);
   const bool weight_vectors = whole && aligned(f.dy, f.x);
-  const bool short_rows = f.h <= kKeptColumns;
+  const bool short_rows = f.h <= kKeptColumns<T>;
   const bool keep_input = input && input_vectors && short_rows;
   const bool keep_weight = weight && weight_vectors && short_rows;
   if (keep_input && keep_weight) return launch_kept<T, Centered, true, true>(launch, f, scratch);
@@ -345,12 +349,11 @@ void backward(const Launch& launch, const NormBackward& f, float* scratch) {
 std::size_t norm_backward_scratch(int multiprocessors, DType dtype, std::int64_t rows,
                                   std::int64_t h) {
   std::int64_t blocks = (rows + group_rows(rows) - 1) / group_rows(rows);
-  if (h <= kKeptColumns) {
-    visit_float(dtype, [&](auto zero) {
-      const Teams teams = kept_teams<decltype(zero)>(h);
-      blocks = std::max(blocks, kept_blocks(multiprocessors, rows, teams));
-    });
-  }
+  visit_float(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    if (h > kKeptColumns<T>) return;
+    blocks = std::max(blocks, kept_blocks(multiprocessors, rows, kept_teams<T>(h)));
+  });
   return sizeof(float) * static_cast<std::size_t>(2 * h * blocks);
 }
 

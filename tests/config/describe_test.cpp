@@ -81,7 +81,8 @@ constexpr const char* kTrialValues[] = {"1",
                                         "1,2,3",
                                         "gpipe",
                                         "full",
-                                        "cpu"};
+                                        "cpu",
+                                        "mpi"};
 
 // A field that no option reaches could not be set, printed, or kept in a checkpoint.
 TEST(OptionTable, ReachesEveryField) {
@@ -101,7 +102,7 @@ TEST(OptionTable, ReachesEveryField) {
   }
   // Size of the structs: a new field without an option changes this sum; declare the option, then
   // update.
-  EXPECT_EQ(options().size(), 116u);
+  EXPECT_EQ(options().size(), 117u);
   EXPECT_EQ(parse_ini_text(effective_ini(changed, changed), "printed"), changed);
 }
 

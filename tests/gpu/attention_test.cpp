@@ -4,9 +4,11 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "core/tensor/buffer.h"
 #include "kernels/cuda/host_block.h"
+#include "tests/gpu/score_kernels.h"
 #include "tests/gpu/sequence_support.h"
 #include "tests/kernels/attention_reference.h"
 #include "tests/kernels/op_cases.h"
@@ -100,6 +102,16 @@ class PlacedHeads {
     each([&](auto& element) {
       using T = std::remove_reference_t<decltype(element)>;
       element = T(static_cast<float>(values[i++]));
+    });
+    copy(stream_, host_, memory_);
+    stream_.synchronize();
+  }
+  /// All channels of one row of the only head.
+  void set_row(std::int64_t row, double value) {
+    std::int64_t i = 0;
+    each([&](auto& element) {
+      using T = std::remove_reference_t<decltype(element)>;
+      if (i++ / dim_ == row) element = T(static_cast<float>(value));
     });
     copy(stream_, host_, memory_);
     stream_.synchronize();
@@ -211,10 +223,12 @@ void expect_close(const char* what, const Array& got, const Reference& want, dou
                               << got[where] << ", expected " << want.value[where];
 }
 
-void check(Device device, const Form& f, DType dtype) {
+void check(const Backend& ops, Device device, const Form& f, DType dtype,
+           const test::ScoreBias& bias = {}) {
   const std::string about = text_of(f, dtype);
-  const Results got = compute(sequence_kernels_on(device), device, f, dtype);
-  const AttentionReference want = attention_reference(problem_of(f), got.q, got.k, got.v, got.dout);
+  const Results got = compute(ops, device, f, dtype);
+  const AttentionReference want =
+      attention_reference(problem_of(f), got.q, got.k, got.v, got.dout, bias);
   // 16-bit: probabilities, their gradients, out and the result are rounded to the dtype.
   const double u = dtype == DType::f16 ? 0x1p-11 : 0x1p-8;
   const double limit = dtype == DType::f32 ? 1e-5 : 3 * u;
@@ -234,6 +248,11 @@ std::vector<Form> forms(Device device, DType dtype) {
                            {1, 17, 90, 4, 2, 33, Layout::cache},
                            {2, 1, 130, 4, 1, 64, Layout::cache},
                            {1, 65, 65, 1, 1, 80},
+                           {1, 300, 300, 1, 1, 32},
+                           {1, 20, 20, 1, 1, 96},
+                           {1, 5, 33, 2, 1, 112, Layout::unaligned, 0.1f},
+                           {1, 36, 36, 1, 1, 160, Layout::fused, 0.2f},
+                           {1, 17, 17, 1, 1, 1},
                            {1, 19, 36, 2, 1, 128, Layout::cache, 0.3f},
                            {1, 40, 40, 1, 1, 256, Layout::fused},
                            {1, 70, 72, 2, 1, 24, Layout::packed, 0.2f},
@@ -256,10 +275,12 @@ std::vector<Form> forms(Device device, DType dtype) {
 class CudaAttentionShapes : public OnGpu, public ::testing::WithParamInterface<DType> {};
 class SimulatedAttentionShapes : public ::testing::TestWithParam<DType> {};
 TEST_P(CudaAttentionShapes, MatchFloat64) {
-  for (const Form& f : forms(kGpu, GetParam())) check(kGpu, f, GetParam());
+  for (const Form& f : forms(kGpu, GetParam()))
+    check(sequence_kernels_on(kGpu), kGpu, f, GetParam());
 }
 TEST_P(SimulatedAttentionShapes, MatchFloat64) {
-  for (const Form& f : forms(kSimulated, GetParam())) check(kSimulated, f, GetParam());
+  for (const Form& f : forms(kSimulated, GetParam()))
+    check(sequence_kernels_on(kSimulated), kSimulated, f, GetParam());
 }
 std::string name_of_dtype(const ::testing::TestParamInfo<DType>& info) {
   return std::string(name_of(info.param));
@@ -268,6 +289,86 @@ INSTANTIATE_TEST_SUITE_P(Attention, CudaAttentionShapes, ::testing::ValuesIn(kDT
                          name_of_dtype);
 INSTANTIATE_TEST_SUITE_P(Attention, SimulatedAttentionShapes, ::testing::ValuesIn(kDTypes),
                          name_of_dtype);
+
+// ---- other scores ----------------------------------------------------------------------------
+
+/// Attention with the scores of score_kernels.h, and nothing else.
+class WindowAttention final : public DryRunBackend, private CudaFamily {
+ public:
+  WindowAttention(Device device, Window window)
+      : DryRunBackend(device, cpu_backend()), CudaFamily(device), window_(window) {}
+
+  void attention(Stream& s, const AttentionProblem& p, ConstHeads q, ConstHeads k, ConstHeads v,
+                 Tensor out, Tensor lse) const override {
+    run(s, "window attention", [&](const cuda::Launch& launch) {
+      window_attention(
+          launch,
+          {sizes(p), dropout_of(p), at<const void>(q), at<const void>(k), at<const void>(v),
+           packed<void>(p, out), reinterpret_cast<float*>(lse.data)},
+          window_);
+    });
+  }
+  std::size_t attention_backward_workspace(const AttentionProblem& p, DType) const override {
+    return static_cast<std::size_t>(p.batch * p.heads * p.query_length) * sizeof(float);
+  }
+  void attention_backward(Stream& s, const AttentionProblem& p, ConstHeads q, ConstHeads k,
+                          ConstHeads v, ConstTensor out, ConstTensor lse, ConstTensor dout,
+                          Heads dq, Heads dk, Heads dv, Tensor workspace) const override {
+    run(s, "window attention backward", [&](const cuda::Launch& launch) {
+      window_attention_backward(
+          launch,
+          {sizes(p), dropout_of(p), at<const void>(q), at<const void>(k), at<const void>(v),
+           packed<const void>(p, out), packed<const void>(p, dout),
+           reinterpret_cast<const float*>(lse.data), reinterpret_cast<float*>(workspace.data),
+           at<void>(dq), at<void>(dk), at<void>(dv)},
+          window_);
+    });
+  }
+
+ private:
+  static cuda::AttentionSizes sizes(const AttentionProblem& p) {
+    const auto whole = [](std::int64_t n) { return static_cast<int>(n); };
+    return {whole(p.batch), whole(p.query_length), whole(p.key_length),
+            whole(p.heads), whole(p.kv_heads),     whole(p.head_dim),
+            p.scale};
+  }
+  static cuda::ProbabilityDropout dropout_of(const AttentionProblem& p) {
+    const AttentionDropout& d = p.dropout;
+    return {d.p, d.key, d.first_sample, d.first_head, d.global_heads};
+  }
+  template <class Memory, class AnyHeads>
+  static cuda::HeadsAt<Memory> at(const AnyHeads& h) {
+    return {h.data, h.batch_stride, h.row_stride, h.head_stride};
+  }
+  template <class Memory, class AnyTensor>
+  static cuda::HeadsAt<Memory> packed(const AttentionProblem& p, const AnyTensor& t) {
+    const std::int64_t width = p.heads * p.head_dim;
+    return {t.data, p.query_length * width, width, p.head_dim};
+  }
+  Window window_;
+};
+
+void check_windows(Device device) {
+  // Windows shorter and longer than a tile of keys; one that hides nothing.
+  for (const Window window :
+       {Window{1, 0.5f}, Window{40, 0.02f}, Window{90, 0.01f}, Window{1000, 0.03f}}) {
+    for (const Form& f : {Form{1, 150, 150, 2, 1, 20}, Form{1, 70, 205, 2, 2, 32}}) {
+      const auto bias = [&](std::int64_t head, std::int64_t query, std::int64_t key) {
+        const std::int64_t distance = query + f.keys - f.queries - key;
+        if (distance >= window.keys) return -std::numeric_limits<double>::infinity();
+        return -double{window.slope} * static_cast<double>((head + 1) * distance);
+      };
+      check(WindowAttention(device, window), device, f, DType::f32, bias);
+    }
+  }
+}
+class CudaAttentionScores : public OnGpu {};
+TEST_F(CudaAttentionScores, WindowsAndBiasesFitTheKernels) {
+  check_windows(kGpu);
+}
+TEST(SimulatedAttentionScores, WindowsAndBiasesFitTheKernels) {
+  check_windows(kSimulated);
+}
 
 // ---- against the CPU engine ------------------------------------------------------------------
 
@@ -289,6 +390,52 @@ TEST_F(CudaAttentionDropout, MasksAreTheCpuEngines) {
 }
 TEST(SimulatedAttentionDropout, MasksAreTheCpuEngines) {
   expect_cpu_masks(kSimulated);
+}
+
+// ---- values that are not finite --------------------------------------------------------------
+
+/// One head of 16 channels whose last query has a NaN and whose last key is huge: both only reach
+/// the last query.
+void check_not_finite(Device device) {
+  for (const DType dtype : kDTypes) {
+    const auto stream = make_stream(device);
+    const Backend& ops = sequence_kernels_on(device);
+    const Form f{1, 70, 70, 1, 1, 16};
+    const auto run = [&](bool spoiled) {
+      PlacedHeads q(*stream, f, dtype, 70, 1), k(*stream, f, dtype, 70, 1),
+          v(*stream, f, dtype, 70, 1);
+      q.write(1);
+      k.write(2);
+      v.write(3);
+      if (spoiled) {
+        q.set_row(69, std::numeric_limits<double>::quiet_NaN());
+        k.set_row(69, 1e4);
+        v.set_row(69, -6e4);
+      }
+      const OwnedTensor out({1, 70, 16}, dtype, device), lse({1, 1, 70}, DType::f32, device);
+      ops.attention(*stream, problem_of(f), q, k, v, out, lse);
+      Array all = read(*stream, out);
+      const Array more = read(*stream, lse);
+      all.insert(all.end(), more.begin(), more.end());
+      return all;
+    };
+    const Array want = run(false), got = run(true);
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      const bool last = (i >= 69 * 16 && i < 70 * 16) || i + 1 == want.size();
+      if (last) {
+        EXPECT_TRUE(std::isnan(got[i])) << name_of(dtype) << " " << i;
+      } else {
+        ASSERT_EQ(got[i], want[i]) << name_of(dtype) << " " << i;
+      }
+    }
+  }
+}
+class CudaAttentionNotFinite : public OnGpu {};
+TEST_F(CudaAttentionNotFinite, StaysWhereItIsSeen) {
+  check_not_finite(kGpu);
+}
+TEST(SimulatedAttentionNotFinite, StaysWhereItIsSeen) {
+  check_not_finite(kSimulated);
 }
 
 // ---- races -----------------------------------------------------------------------------------

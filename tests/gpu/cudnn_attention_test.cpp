@@ -158,11 +158,11 @@ TEST(CudnnKey, EveryFieldCounts) {
 // ---- what is refused -------------------------------------------------------------------------
 
 TEST(CudnnAttention, RefusesWhatItCannotComputeWithAReason) {
-  const OwnedTensor half({2 * 16, 3 * 4 * 64}, DType::bf16, kSimulated);
-  const OwnedTensor full({2 * 16, 3 * 4 * 64}, DType::f32, kSimulated);
-  AttentionProblem problem{2, 16, 16, 4, 4, 64, 0.125f, {}};
+  const OwnedTensor half({2 * 64, 3 * 4 * 64}, DType::bf16, kSimulated);
+  const OwnedTensor full({2 * 64, 3 * 4 * 64}, DType::f32, kSimulated);
+  AttentionProblem problem{2, 64, 64, 4, 4, 64, 0.125f, {}};
   const auto heads = [](ConstTensor t, std::int64_t offset) {
-    return ConstHeads(t, 16, offset, 3 * 64);
+    return ConstHeads(t, 64, offset, 3 * 64);
   };
   const auto refusal = [&](ConstTensor t, std::int64_t offset) {
     return cudnn_refusal(problem, {heads(t, 0), heads(t, offset), heads(t, 128)});
@@ -176,15 +176,18 @@ TEST(CudnnAttention, RefusesWhatItCannotComputeWithAReason) {
   problem.dropout.p = 0.1f;
   EXPECT_NE(refusal(half.tensor, 64).find("dropout"), std::string::npos);
   problem.dropout.p = 0.0f;
+  problem.query_length = 1;
+  EXPECT_NE(refusal(half.tensor, 64).find("generation"), std::string::npos);
+  problem.query_length = 64;
   problem.batch = 0;
   EXPECT_NE(refusal(half.tensor, 64), "");
 }
 
 TEST(CudnnAttention, SimulatedDevicesHaveNone) {
   const CudnnAttention cudnn(kSimulated, false);
-  const AttentionProblem problem{2, 16, 16, 4, 4, 64, 0.125f, {}};
-  const OwnedTensor qkv({2 * 16, 3 * 4 * 64}, DType::bf16, kSimulated);
-  const ConstHeads q(qkv, 16, 0, 64);
+  const AttentionProblem problem{2, 64, 64, 4, 4, 64, 0.125f, {}};
+  const OwnedTensor qkv({2 * 64, 3 * 4 * 64}, DType::bf16, kSimulated);
+  const ConstHeads q(qkv, 64, 0, 64);
   EXPECT_NE(cudnn.why_not(problem, q, q, q).find("simulated:0"), std::string::npos);
   EXPECT_EQ(cudnn.plans().misses(), 0);
   const auto stream = make_stream(kSimulated);
@@ -303,8 +306,8 @@ void compute_by_cudnn(Stream& stream, const Layer& l, const CudnnAttention& cudn
 TEST_F(CudnnAttentionOn, MatchesTheCpuEngine) {
   const auto host = make_stream(Device{}), stream = make_stream(kGpu);
   for (const bool deterministic : {false, true}) {
-    const CudnnAttention cudnn(kGpu, deterministic);
     for (const DType dtype : {DType::bf16, DType::f16}) {
+      const CudnnAttention cudnn(kGpu, deterministic);
       for (const Shapes& s : {Shapes{2, 4, 4, 256, 256, 64}, Shapes{1, 4, 2, 200, 200, 96},
                               Shapes{2, 6, 2, 128, 384, 128}, Shapes{1, 3, 3, 77, 333, 80},
                               Shapes{1, 2, 1, 512, 512, 128}}) {
@@ -350,6 +353,21 @@ TEST_F(CudnnAttentionOn, SteadyStateMakesNoPlansAndAllocatesNothing) {
   for (int i = 0; i < 3; ++i) compute_by_cudnn(*stream, layer, cudnn);
   EXPECT_EQ(cudnn.plans().misses(), 2);
   EXPECT_EQ(allocation_counts().calls, before.calls);
+}
+
+/// A problem more than there are plans for goes to another engine.
+TEST_F(CudnnAttentionOn, MakesNoPlansForEver) {
+  const auto stream = make_stream(kGpu);
+  const CudnnAttention cudnn(kGpu, false);
+  int made = 0;
+  for (std::int64_t length = 64; length < 64 + 20; ++length) {
+    const Layer layer = make_layer(*stream, kGpu, {1, 2, 2, length, length, 64}, DType::bf16);
+    run_layer(
+        layer,
+        [&](const auto& p, auto q, auto k, auto v) { made += cudnn.why_not(p, q, k, v).empty(); },
+        [](const auto&...) {});
+  }
+  EXPECT_EQ(made, 16);
 }
 
 }  // namespace

@@ -251,6 +251,61 @@ TEST_P(LinearOn, RepeatsBitForBit) {
   EXPECT_EQ(first.db, second.db);
 }
 
+/// Computes as SimulatedGemm does and claims to have measured.
+class TimedEngine final : public GemmEngine {
+ public:
+  TimedEngine(double fused, double plain, double other)
+      : fused_(fused), plain_(plain), other_(other) {}
+  std::unique_ptr<GemmPlan> make_plan(const GemmKey& key, const GemmOperands& operands,
+                                      Stream& stream) override {
+    const double seconds = key.epilogue == GemmEpilogue::none ? plain_ : fused_;
+    return std::make_unique<TimedPlan>(gemm_.make_plan(key, operands, stream), seconds);
+  }
+  double time(Stream&, const std::function<void()>& work) override {
+    work();  // as often as a measurement would, results must not change
+    work();
+    return other_;
+  }
+
+ private:
+  class TimedPlan final : public GemmPlan {
+   public:
+    TimedPlan(std::unique_ptr<GemmPlan> plan, double seconds)
+        : plan_(std::move(plan)), seconds_(seconds) {}
+    void run(Stream& stream, const GemmOperands& operands) override {
+      plan_->run(stream, operands);
+    }
+    double seconds() const override { return seconds_; }
+
+   private:
+    std::unique_ptr<GemmPlan> plan_;
+    double seconds_;
+  };
+
+  SimulatedGemm gemm_;
+  double fused_, plain_, other_;
+};
+
+/// Plans found again while all products of a layer run.
+int hits_with(double fused, double plain, double sums) {
+  const CudaLinear kernels(kSimulated, std::make_unique<TimedEngine>(fused, plain, sums));
+  const Problem p{100, 24, 40};
+  const Results want = products(cpu_backend(), Device{}, p, DType::f32);
+  const Results got = products(kernels, kSimulated, p, DType::f32);
+  EXPECT_LT(error_of(got.dw, want.dw), 1e-5);
+  EXPECT_LT(error_of(got.db, want.db), 1e-5);
+  // Forward with and without a bias; overwriting and adding: input gradients, weight gradients,
+  // and those with a bias gradient.
+  EXPECT_EQ(kernels.plans().size(), 8u);
+  return static_cast<int>(kernels.plans().hits());
+}
+
+TEST(CudaLinear, FusesTheBiasGradientUnlessThatIsSlower) {
+  const int fused = hits_with(1.1, 1.0, 0.2), separate = hits_with(1.3, 1.0, 0.2);
+  EXPECT_EQ(separate, fused + 2);              // looks for the fused plan, then for the product's
+  EXPECT_EQ(hits_with(1.3, 0.0, 0.2), fused);  // the product alone was not measured
+}
+
 TEST(CudaLinear, RefusesWhatDoesNotFit) {
   const CudaLinear kernels(kSimulated);
   const auto stream = make_stream(kSimulated);

@@ -164,11 +164,11 @@ TEST(Gemm, DescribesTheThreeProducts) {
 TEST(Workspace, GrowsPerStreamAndStays) {
   const auto stream = make_stream(kSimulated);
   Workspace workspace;
-  std::byte* small = workspace.get(*stream, 1000);
-  EXPECT_EQ(workspace.get(*stream, 10), small);
+  const void* small = workspace.take(*stream, 1000);
+  EXPECT_EQ(workspace.take(*stream, 10), small);
   const AllocationCounts before = allocation_counts(MemoryOwner::backend);
-  workspace.get(*stream, 100000);
-  workspace.get(*stream, 1000);
+  workspace.take(*stream, 100000);
+  workspace.take(*stream, 1000);
   const AllocationCounts after = allocation_counts(MemoryOwner::backend);
   EXPECT_EQ(after.calls, before.calls + 1);
   EXPECT_EQ(after.bytes_live, before.bytes_live + 99000);

@@ -10,6 +10,7 @@ namespace {
 struct Inputs {
   const AttentionProblem& p;
   const std::vector<double>&q, &k, &v, &dout;
+  const ScoreBias& bias;
 };
 
 // One query of one head.
@@ -31,7 +32,8 @@ void add_query(const Inputs& in, std::int64_t b, std::int64_t a, std::int64_t i,
   for (std::int64_t j = 0; j < seen; ++j) {
     double dot = 0;
     for (std::int64_t d = 0; d < p.head_dim; ++d) dot += at(in.q, row + d) * at(in.k, key(j) + d);
-    s[static_cast<std::size_t>(j)] = dot * static_cast<double>(p.scale);
+    s[static_cast<std::size_t>(j)] =
+        dot * static_cast<double>(p.scale) + (in.bias ? in.bias(a, i, j) : 0.0);
     most = std::max(most, s[static_cast<std::size_t>(j)]);
     if (p.dropout.p > 0) {
       const std::int64_t draw =
@@ -87,7 +89,7 @@ void add_query(const Inputs& in, std::int64_t b, std::int64_t a, std::int64_t i,
 
 AttentionReference attention_reference(const AttentionProblem& p, const std::vector<double>& q,
                                        const std::vector<double>& k, const std::vector<double>& v,
-                                       const std::vector<double>& dout) {
+                                       const std::vector<double>& dout, const ScoreBias& bias) {
   AttentionReference ref;
   const std::int64_t queries = p.batch * p.query_length * p.heads;
   const std::int64_t keys = p.batch * p.key_length * p.kv_heads * p.head_dim;
@@ -96,7 +98,7 @@ AttentionReference attention_reference(const AttentionProblem& p, const std::vec
   ref.dq = Reference(queries * p.head_dim);
   ref.dk = Reference(keys);
   ref.dv = Reference(keys);
-  const Inputs in{p, q, k, v, dout};
+  const Inputs in{p, q, k, v, dout, bias};
   for (std::int64_t b = 0; b < p.batch; ++b) {
     for (std::int64_t a = 0; a < p.heads; ++a) {
       for (std::int64_t i = 0; i < p.query_length; ++i) add_query(in, b, a, i, ref);

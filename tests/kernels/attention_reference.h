@@ -2,6 +2,7 @@
 // Attention in float64, in the obvious loops, with dropout by the formula of kernels/attention.h.
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "kernels/attention.h"
@@ -25,10 +26,13 @@ struct AttentionReference {
   Reference dq, dk, dv;  // [batch, length, heads or kv_heads, head_dim]
 };
 
+/// What is added to the score of (head, query, key); -inf hides the key.
+using ScoreBias = std::function<double(std::int64_t, std::int64_t, std::int64_t)>;
+
 /// q, k, v, dout contiguous as above. `dout` may be empty: forward only.
 AttentionReference attention_reference(const AttentionProblem& problem,
                                        const std::vector<double>& q, const std::vector<double>& k,
                                        const std::vector<double>& v,
-                                       const std::vector<double>& dout);
+                                       const std::vector<double>& dout, const ScoreBias& bias = {});
 
 }  // namespace neox::test

@@ -1,5 +1,5 @@
 #pragma once
-// Who of a group has come to a point. Includes mpi.h, so only sources of comm/ include it.
+// Who of a group has come to a point.
 
 #include <memory>
 #include <vector>
