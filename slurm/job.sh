@@ -70,8 +70,10 @@ run_step() {
   options+=(--checkpoint.save "$RUN_DIR")
   [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || options+=(--train.seed "$SLURM_ARRAY_TASK_ID")
   # srun's own failures must not look like neox_train's.
+  # --wait ends the ranks that a lost one left behind; --kill-on-bad-exit would also kill those that
+  # leave with 85 a little later than the first.
   export SLURM_EXIT_ERROR=$LAUNCH_FAILED OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
-  srun --mpi=pmix --wait=120 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+  srun --mpi=pmix --wait=20 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
     "$NEOX_TRAIN" "${options[@]}" "$@" </dev/null &
   step=$!
   while :; do

@@ -116,11 +116,20 @@ same_losses() { [ "$(losses "$1" | wc -l)" -eq 150 ] && [ "$(losses "$1")" = "$(
 saved_all() { [ "$(newest "$1")" = "$(last_step "$work/$1")" ]; }
 warn() { scancel --batch --signal=USR1 "$1"; }  # as slurm does before the time limit
 
+kill_rank() {  # RUN: one of its ranks dies
+  await 60 "$1 trains" trained "$1" 20
+  kill -KILL "$(pgrep -f "^$programs/neox_train .*--checkpoint.save $work/$1 " | head -n 1)"
+  rm "$work/$1/metrics.jsonl"
+}
+
 # ---- what needs time in the background -----------------------------------------------------------
+crash=$(MAX_FAILURES=2 submit crash "$source_dir/slurm/train.sh" "${endless[@]}")
 # slurm's own warning, or the program's clock, whichever comes first, within a limit of one minute.
 limited=$(submit limited --time=1 --nodes=1 "$source_dir/slurm/train.sh" "${endless[@]}")
 # Nothing but the program's clock.
 clocked=$(submit clocked --time=1 --nodes=1 --signal=B:USR1@0 "$source_dir/slurm/train.sh" "${endless[@]}")
+
+kill_rank crash
 
 # ---- a run that is not disturbed, and the same interrupted ---------------------------------------
 check "train_20b.sh fits 12 nodes of 8 GPUs" sbatch --test-only "$source_dir/slurm/train_20b.sh"
@@ -142,6 +151,9 @@ check "USR1: the losses of all steps are those of the undisturbed run" same_loss
 check "train_20b.sh, USR1: resumed" said warned_20b 'resuming from'
 check "train_20b.sh, USR1: the losses are those of the undisturbed run" same_losses straight_20b warned_20b
 
+await 60 "the crashed run starts again" said crash 'start 1 on'
+kill_rank crash
+
 # ---- leaving -------------------------------------------------------------------------------------
 cancelled=$(submit cancelled "$source_dir/slurm/train.sh" "${endless[@]}")
 left=$(submit left "$source_dir/slurm/train.sh" "${endless[@]}")
@@ -161,20 +173,19 @@ check "restart limit: gives up with 85" test "$(state "$limit") $(exit_code "$li
 check "restart limit: the last step is saved" saved_all limit
 check "an error that stays is not retried" test "$(state "$wrong") $(exit_code "$wrong") $(restarts "$wrong")" = "FAILED 1 0"
 
+# ---- the time limit ------------------------------------------------------------------------------
+for job in $limited $clocked; do await 90 "job $job is requeued before its limit" restarted "$job" 1; done
+check "time limit: requeued with its state saved" said limited 'stopped with its state saved; requeueing'
+check "time limit without a signal: neox_train leaves in time" said clocked 'the job ends soon: saving'
+check "time limit without a signal: no signal came" test "$(grep -c 'signal (' clocked.out)" -eq 0
+for job in $limited $clocked; do scancel "$job"; done
+
 # ---- seeds, a chain, failures --------------------------------------------------------------------
 seeds=$(submit seeds --array=1-2 "$source_dir/slurm/train.sh" --train.train_iters 20)
 mapfile -t chain < <(RUN_DIR=$work/chain "$source_dir/slurm/chain.sh" 2 --nodes=2 --ntasks-per-node=1 \
   --cpus-per-task=1 --output="$work/chain.out" "$source_dir/slurm/train.sh")
-crash=$(MAX_FAILURES=2 submit crash "$source_dir/slurm/train.sh" "${endless[@]}")
 await 60 "the chain trains" trained chain 20
 warn "${chain[0]}"
-for failure in 0 1; do
-  await 60 "the run to crash trains, start $failure" said crash "start $failure on"
-  await 60 "the run to crash trains, start $failure" trained crash 20
-  rank=$(pgrep -f "^$programs/neox_train .*--checkpoint.save $work/crash " | head -n 1)
-  kill -KILL "$rank"
-  rm -f "$work/crash/metrics.jsonl"
-done
 for job in "$crash" "${chain[@]}" "${seeds}_1" "${seeds}_2"; do await 60 "job $job ends" ended "$job"; done
 check "chain: the first job does not requeue" test "$(state "${chain[0]}") $(restarts "${chain[0]}")" = "FAILED 0"
 check "chain: the second finishes" is "${chain[1]}" COMPLETED
@@ -183,13 +194,6 @@ check "two failures without a checkpoint: gives up" said crash '2 failures in a 
 check "two failures: job failed after one restart" test "$(state "$crash") $(restarts "$crash")" = "FAILED 1"
 check "seeds: two runs" test -e "$work/seeds/seed1/metrics.jsonl" -a -e "$work/seeds/seed2/metrics.jsonl"
 check "seeds: with losses of their own" test "$(losses seeds/seed1)" != "$(losses seeds/seed2)"
-
-# ---- the time limit ------------------------------------------------------------------------------
-for job in $limited $clocked; do await 90 "job $job is requeued before its limit" restarted "$job" 1; done
-check "time limit: requeued with its state saved" said limited 'stopped with its state saved; requeueing'
-check "time limit without a signal: neox_train leaves in time" said clocked 'the job ends soon: saving'
-check "time limit without a signal: no signal came" test "$(grep -c 'signal (' clocked.out)" -eq 0
-for job in $limited $clocked; do scancel "$job"; done
 
 [ $failures -eq 0 ] || { echo "$failures checks failed"; exit 1; }
 echo "all passed in $SECONDS s"
