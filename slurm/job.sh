@@ -60,6 +60,7 @@ requeue() {  # CODE REASON
   [ "${REQUEUE:-yes}" = yes ] || give_up "$1" "$2"
   [ "$restarts" -lt "$MAX_RESTARTS" ] || give_up "$1" "$2; $restarts restarts were made (MAX_RESTARTS)"
   say "$2; requeueing, restart $((restarts + 1)) of $MAX_RESTARTS"
+  trap '' TERM  # what the requeue sends must not end scontrol
   scontrol requeue "$job" || give_up "$1" "$2; scontrol requeue failed"
   exit "$1"
 }

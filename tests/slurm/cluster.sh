@@ -63,8 +63,8 @@ write_configuration() {
     for ((node = 1; node <= nodes; node++)); do echo "127.0.0.1 node$node"; done
   } >"$dir/hosts"
   # cred_expire is how long a requeued job waits (less than 5 is taken for 120). The PMIx plugin
-  # keeps a folder for each step in
-  # TmpFS, which nodes must not share. Limits count processes by parentage: no cgroups.
+  # keeps a folder for each step in TmpFS, which nodes must not share. No cgroups: processes are
+  # tracked by parentage.
   cat >"$dir/slurm.conf" <<CONF
 ClusterName=neox_test
 SlurmctldHost=$(hostname -s)(127.0.0.1)
@@ -96,7 +96,7 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 SlurmdTimeout=10
 MessageTimeout=10
-KillWait=30
+KillWait=10
 MinJobAge=600
 GresTypes=gpu
 NodeName=node[1-$nodes] NodeHostname=node[1-$nodes] NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + nodes))] CPUs=$cpus RealMemory=1000000 Gres=gpu:$gpus State=UNKNOWN

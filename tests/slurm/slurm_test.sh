@@ -109,7 +109,7 @@ restarted() { [ "$(restarts "$1")" -ge "$2" ]; }
 ended() { is "$1" 'COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL'; }
 last_step() { tail -n 1 "$1/metrics.jsonl" 2>/dev/null | sed -n 's/.*"step":\([0-9]*\).*/\1/p'; }
 trained() { local step; step=$(last_step "$work/$1"); [ "${step:-0}" -ge "$2" ]; }  # RUN STEP
-newest() { find "$work/$1" -name 'step*.h5' -printf '%f\n' | sort | tail -n 1 | sed 's/step0*\([0-9]*\)\.h5/\1/'; }
+newest() { find "$work/$1" -name "step*.h5" -printf "%f\n" 2>/dev/null | sort | tail -n 1 | sed 's/step0*\([0-9]*\)\.h5/\1/'; }
 losses() { sed -n 's/.*"step":\([0-9]*\).*"train\/lm_loss":\([^,}]*\).*/\1 \2/p;t;s/.*"train\/lm_loss":\([^,}]*\).*"step":\([0-9]*\).*/\2 \1/p' "$work/$1/metrics.jsonl"; }
 said() { grep -q -- "$2" "$work/$1.out"; }  # RUN TEXT
 same_losses() { [ "$(losses "$1" | wc -l)" -eq 150 ] && [ "$(losses "$1")" = "$(losses "$2")" ]; }
@@ -122,17 +122,21 @@ kill_rank() {  # RUN: one of its ranks dies
   rm "$work/$1/metrics.jsonl"
 }
 
+check "train_20b.sh fits 12 nodes of 8 GPUs" sbatch --test-only "$source_dir/slurm/train_20b.sh"
+
 # ---- what needs time in the background -----------------------------------------------------------
 crash=$(MAX_FAILURES=2 submit crash "$source_dir/slurm/train.sh" "${endless[@]}")
 # slurm's own warning, or the program's clock, whichever comes first, within a limit of one minute.
 limited=$(submit limited --time=1 --nodes=1 "$source_dir/slurm/train.sh" "${endless[@]}")
 # Nothing but the program's clock.
-clocked=$(submit clocked --time=1 --nodes=1 --signal=B:USR1@0 "$source_dir/slurm/train.sh" "${endless[@]}")
+clocked=$(MAX_RESTARTS=0 submit clocked --time=1 --nodes=1 --signal=B:USR1@0 "$source_dir/slurm/train.sh" "${endless[@]}")
 
 kill_rank crash
+lost=$(submit lost "$source_dir/slurm/train.sh" --checkpoint.checkpoint_factor 20)
+until [ "$(newest lost)" ] || ended "$lost"; do sleep 0.02; done
+"$cluster" kill-node "$work/cluster" "$(scontrol show job "$lost" -o | sed -n 's/.* BatchHost=\([^ ]*\).*/\1/p')"
 
 # ---- a run that is not disturbed, and the same interrupted ---------------------------------------
-check "train_20b.sh fits 12 nodes of 8 GPUs" sbatch --test-only "$source_dir/slurm/train_20b.sh"
 straight=$(submit straight "$source_dir/slurm/train.sh")
 straight_20b=$(submit straight_20b --ntasks-per-node=2 "$source_dir/slurm/train_20b.sh" "${layout_20b[@]}")
 warned=$(submit warned "$source_dir/slurm/train.sh")
@@ -151,6 +155,10 @@ check "USR1: the losses of all steps are those of the undisturbed run" same_loss
 check "train_20b.sh, USR1: resumed" said warned_20b 'resuming from'
 check "train_20b.sh, USR1: the losses are those of the undisturbed run" same_losses straight_20b warned_20b
 
+# ---- the time limit ------------------------------------------------------------------------------
+await 60 "the run is requeued before its limit" restarted "$limited" 1
+check "time limit: signal, saved, requeued" said limited 'stopped with its state saved; requeueing'
+scancel "$limited"
 await 60 "the crashed run starts again" said crash 'start 1 on'
 kill_rank crash
 
@@ -173,27 +181,33 @@ check "restart limit: gives up with 85" test "$(state "$limit") $(exit_code "$li
 check "restart limit: the last step is saved" saved_all limit
 check "an error that stays is not retried" test "$(state "$wrong") $(exit_code "$wrong") $(restarts "$wrong")" = "FAILED 1 0"
 
-# ---- the time limit ------------------------------------------------------------------------------
-for job in $limited $clocked; do await 90 "job $job is requeued before its limit" restarted "$job" 1; done
-check "time limit: requeued with its state saved" said limited 'stopped with its state saved; requeueing'
-check "time limit without a signal: neox_train leaves in time" said clocked 'the job ends soon: saving'
-check "time limit without a signal: no signal came" test "$(grep -c 'signal (' clocked.out)" -eq 0
-for job in $limited $clocked; do scancel "$job"; done
-
 # ---- seeds, a chain, failures --------------------------------------------------------------------
 seeds=$(submit seeds --array=1-2 "$source_dir/slurm/train.sh" --train.train_iters 20)
 mapfile -t chain < <(RUN_DIR=$work/chain "$source_dir/slurm/chain.sh" 2 --nodes=2 --ntasks-per-node=1 \
   --cpus-per-task=1 --output="$work/chain.out" "$source_dir/slurm/train.sh")
 await 60 "the chain trains" trained chain 20
 warn "${chain[0]}"
-for job in "$crash" "${chain[@]}" "${seeds}_1" "${seeds}_2"; do await 60 "job $job ends" ended "$job"; done
+for job in "${chain[@]}" "${seeds}_1" "${seeds}_2"; do await 60 "job $job ends" ended "$job"; done
 check "chain: the first job does not requeue" test "$(state "${chain[0]}") $(restarts "${chain[0]}")" = "FAILED 0"
 check "chain: the second finishes" is "${chain[1]}" COMPLETED
 check "chain: the losses are those of the undisturbed run" same_losses straight chain
-check "two failures without a checkpoint: gives up" said crash '2 failures in a row without a new checkpoint'
-check "two failures: job failed after one restart" test "$(state "$crash") $(restarts "$crash")" = "FAILED 1"
 check "seeds: two runs" test -e "$work/seeds/seed1/metrics.jsonl" -a -e "$work/seeds/seed2/metrics.jsonl"
 check "seeds: with losses of their own" test "$(losses seeds/seed1)" != "$(losses seeds/seed2)"
+
+# ---- what took its time --------------------------------------------------------------------------
+await 60 "the run without a signal ends" ended "$clocked"
+check "time limit without a signal: ends in time, with 85" test "$(state "$clocked") $(exit_code "$clocked")" = "FAILED 85"
+check "time limit without a signal: neox_train left by itself" said clocked 'the job ends soon: saving'
+check "time limit without a signal: no signal came" test "$(grep -c 'signal (' clocked.out)" -eq 0
+check "time limit without a signal: the last step is saved" saved_all clocked
+await 60 "the run that lost a node is requeued" restarted "$lost" 1
+await 60 "the run that lost a node ends" ended "$lost"
+check "node lost: requeued on others, finished" is "$lost" COMPLETED
+check "node lost: resumed" said lost 'resuming from'
+check "node lost: the losses are those of the undisturbed run" same_losses straight lost
+await 60 "the run that fails gives up" ended "$crash"
+check "two failures without a checkpoint: gives up" said crash '2 failures in a row without a new checkpoint'
+check "two failures: job failed after one restart" test "$(state "$crash") $(restarts "$crash")" = "FAILED 1"
 
 [ $failures -eq 0 ] || { echo "$failures checks failed"; exit 1; }
 echo "all passed in $SECONDS s"
