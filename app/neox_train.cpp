@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "comm/mpi.h"
+#include "core/base/exit_code.h"
 #include "core/base/log.h"
 #include "core/base/version.h"
 #include "core/config/describe.h"
@@ -69,8 +70,8 @@ int train(int argc, char** argv, MpiEnvironment& mpi, Watchdog& watchdog) {
   for (const std::string& note : command.notes) log_info("{}", note);
   watchdog.set_limit(config.train.watchdog_timeout);
   Trainer trainer(mpi.world(), mpi.node(), config, text);
-  trainer.run();
-  return 0;
+  const StopReason reason = trainer.run();
+  return reason == StopReason::signal || reason == StopReason::job_end ? kExitStopped : 0;
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 #include "comm/activity.h"
 #include "comm/shared_slots.h"
 #include "comm/stall.h"
+#include "core/base/exit_code.h"
 #include "core/base/log.h"
 
 namespace neox {
@@ -204,7 +205,7 @@ void Watchdog::State::end_job(const std::string& message) {
   if (!slots.header().ending_ns.compare_exchange_strong(nobody, monotonic_ns())) return;
   alarm(2);  // ends this process even when the log or MPI hang
   log_error("watchdog: {}; the job ends", message);
-  mpi_.abort(1);
+  mpi_.abort(kExitLostRanks);
 }
 
 void Watchdog::State::kill_node() {

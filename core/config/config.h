@@ -118,6 +118,8 @@ struct TrainConfig {
   std::int64_t eval_interval = 1000;  // 0: never
   std::int64_t eval_iters = 100;
   std::int64_t exit_interval = 0;  // 0: off; saves and leaves every N steps
+  std::int64_t job_end = 0;        // UNIX seconds; 0: SLURM_JOB_END_TIME where set; -1: never
+  double exit_margin = 120;        // seconds before the job's end
   std::int64_t seed = 1234;
   std::int64_t seed_init = -1;  // -1: seed
   std::int64_t seed_data = -1;

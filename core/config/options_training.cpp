@@ -234,6 +234,18 @@ std::vector<Option> train_options() {
        .doc = "Save and leave the program every so many steps; 0: off",
        .unit = "steps",
        .range = count(0, 1e12)},
+      {.name = "job_end",
+       .field = at<&TrainConfig::job_end>(),
+       .doc = "When the job ends: UNIX time; the run saves and leaves before, with exit code 85; "
+              "0: what SLURM says (SLURM_JOB_END_TIME), -1: it does not end",
+       .unit = "seconds",
+       .range = count(-1, 1e12)},
+      {.name = "exit_margin",
+       .field = at<&TrainConfig::exit_margin>(),
+       .doc = "What is left to the job's end when the run has left, if a step and a save take as "
+              "long as the longest so far; at most a quarter of the job",
+       .unit = "seconds",
+       .range = kNotNegative},
       {.name = "seed",
        .field = at<&TrainConfig::seed>(),
        .doc = "Origin of everything random: weights, order of the data, dropout",

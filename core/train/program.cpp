@@ -14,13 +14,13 @@
 #include <mpi.h>
 
 #include "core/base/error.h"
+#include "core/base/exit_code.h"
 #include "core/base/log.h"
 #include "core/base/version.h"
 
 namespace neox {
 namespace {
 
-constexpr int kFailure = 1;
 constexpr std::chrono::seconds kWaitForOthers{2};
 constexpr unsigned kSecondsToLeave = 4;
 
@@ -68,7 +68,7 @@ int leave_after_failure(const std::string& name, MpiEnvironment& mpi, Watchdog& 
   const std::string plain = describe_current_exception(name, -1, verbose_errors);
   if (mpi.size() == 1) {
     print_error(plain);
-    return kFailure;
+    return kExitFailure;
   }
   const Others others = compare_failures(failures, plain);
   if (others != Others::failed_alike) {
@@ -78,11 +78,11 @@ int leave_after_failure(const std::string& name, MpiEnvironment& mpi, Watchdog& 
   }
   if (others == Others::absent) {
     watchdog.job_ends();
-    mpi.abort(kFailure);
+    mpi.abort(kExitLostRanks);
   }
   // All ranks leave through MPI_Finalize; should one of them hang there, mpirun sees it die.
   ::alarm(kSecondsToLeave);
-  return kFailure;
+  return kExitFailure;
 }
 
 }  // namespace
@@ -125,7 +125,7 @@ int run_program(const std::string& name, int argc, char** argv, const ProgramBod
     return body(argc, argv);
   } catch (...) {
     print_error(describe_current_exception(name, -1, verbose_errors));
-    return kFailure;
+    return kExitFailure;
   }
 }
 
@@ -136,7 +136,7 @@ int run_mpi_program(const std::string& name, int argc, char** argv, const MpiPro
     MPI_Comm failures = MPI_COMM_NULL;
     MPI_Comm_dup(MPI_COMM_WORLD, &failures);
     Watchdog watchdog(mpi);
-    int code = kFailure;
+    int code = kExitFailure;
     try {
       code = body(count, arguments, mpi, watchdog);
     } catch (...) {

@@ -1,5 +1,5 @@
 #pragma once
-// The frame around every program's main(): errors become one clear message and exit code 1.
+// The frame around every program's main(): errors become one clear message and an exit code.
 
 #include <functional>
 #include <string>

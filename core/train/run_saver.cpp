@@ -90,6 +90,7 @@ void RunSaver::complete() {
     pending_.reset();
     saved_step_ = pending_step_;
     failures_ = 0;
+    longest_save_seconds_ = std::max(longest_save_seconds_, copy_seconds_ + report.seconds());
     const std::string stall = in_background() ? fmt::format("; training stood still for {:.2f} s",
                                                             copy_seconds_ + seconds_since(begin))
                                               : "";

@@ -43,6 +43,9 @@ class RunSaver {
   /// Finishes a save that is under way, well or not.
   void drain() { complete(); }
 
+  /// What the slowest save took, from the copy to the last byte on the disk.
+  double longest_save_seconds() const { return longest_save_seconds_; }
+
   /// A checkpoint of this step exists already.
   void set_saved(std::int64_t step) { saved_step_ = step; }
 
@@ -62,6 +65,7 @@ class RunSaver {
   std::optional<CheckpointSave> pending_;
   std::int64_t pending_step_ = -1;
   double copy_seconds_ = 0;
+  double longest_save_seconds_ = 0;
   std::int64_t saved_step_ = -1;  // newest committed
   std::int64_t failures_ = 0;     // in a row
   std::chrono::steady_clock::time_point retry_at_{};

@@ -50,7 +50,10 @@ DeviceTransport transport_of(const std::string& word) {
 
 Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
                  std::string config_text)
-    : world_(world), config_(config), config_text_(std::move(config_text)) {
+    : time_limit_(time_limit_of(config.train)),
+      world_(world),
+      config_(config),
+      config_text_(std::move(config_text)) {
   check_program();
   Activity::set_unlimited("opening the data");  // may build an index of hours
   data_ = open_run_data(config_);
@@ -177,8 +180,7 @@ void Trainer::print_summary() const {
   }
 }
 
-Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr,
-                                        const StopSignals& signals) {
+Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr) {
   std::int64_t tokens = batch.loss_tokens;
   Activity::set("batch agreement", progress_.step + 1);
   engine_->topology().data().host_all_reduce(std::span(&tokens, 1), ReduceOp::sum);
@@ -186,9 +188,13 @@ Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr,
   const double scale = tokens > 0 ? 1.0 / static_cast<double>(tokens) : 0.0;
   const Engine::StepResult mine =
       engine_->train_step(batch.micro_batches, scale, progress_.step, lr);
-  std::array<double, 4> sums = {mine.loss_sum, signals.received() != 0 ? 1.0 : 0.0,
+  const bool job_ends =
+      world_.rank() == 0 &&
+      time_limit_.reached(unix_seconds(), saver_ ? saver_->longest_save_seconds() : 0.0);
+  std::array<double, 5> sums = {mine.loss_sum, signals_.received() != 0 ? 1.0 : 0.0,
                                 saver_ && saver_->mine_written() ? 1.0 : 0.0,
-                                saver_ && saver_->mine_wants_retry() ? 1.0 : 0.0};
+                                saver_ && saver_->mine_wants_retry() ? 1.0 : 0.0,
+                                job_ends ? 1.0 : 0.0};
   world_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
   StepResult result;
   result.grad_norm = mine.grad_norm;
@@ -196,6 +202,7 @@ Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr,
   result.stop_requested = sums[1] > 0.0;
   result.save_written = sums[2] == static_cast<double>(world_.size());
   result.save_again = sums[3] > 0.0;
+  result.job_ends = sums[4] > 0.0;
   result.tokens = tokens;
   return result;
 }
@@ -267,7 +274,6 @@ StopReason Trainer::run() {
 StopReason Trainer::run_steps() {
   const std::int64_t last = config_.train.train_iters;
   const LrSchedule schedule(config_.schedule, config_.optimizer.lr, last);
-  const StopSignals signals;
   if (progress_.step == 0) {
     if (data_.valid) log_->validation(0, evaluate());
     if (checkpoint_due(config_.checkpoint, 0)) save();
@@ -287,7 +293,7 @@ StopReason Trainer::run_steps() {
     const StepBatch& batch = loader.next();
     const double waited = seconds_since(begin);
     const double lr = schedule.at(progress_.step);
-    const StepResult result = train_step(batch, lr, signals);
+    const StepResult result = train_step(batch, lr);
     const std::int64_t tokens = batch.samples * config_.model.seq_length;
     ++progress_.step;
     progress_.consumed_samples += batch.samples;
@@ -300,17 +306,19 @@ StopReason Trainer::run_steps() {
     log_->step({progress_.step, result.loss, result.grad_norm, lr, seconds_since(begin), waited,
                 tokens, progress_.consumed_tokens});
     if (profiler_) profiler_->end_step(progress_.step, waited);
-    if (result.stop_requested) {
-      log_info("stop signal received: saving at step {} and leaving", progress_.step);
+    const bool finished = progress_.step == last;
+    if (!finished && (result.stop_requested || result.job_ends)) {
+      log_info("{}: saving at step {} and leaving",
+               result.stop_requested ? "stop signal received" : "the job ends soon",
+               progress_.step);
       save_and_wait();
-      return StopReason::signal;
+      return result.stop_requested ? StopReason::signal : StopReason::job_end;
     }
     if (saver_) {
       saver_->between_steps(progress_, result.save_written,
                             result.save_again && skipped_steps_ == 0);
     }
     if (checkpoint_due(config_.checkpoint, progress_.step)) save();
-    const bool finished = progress_.step == last;
     const std::int64_t interval = config_.train.eval_interval;
     if (data_.valid && (finished || progress_.step % interval == 0)) {
       log_->validation(progress_.step, evaluate());

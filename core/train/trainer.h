@@ -15,6 +15,7 @@
 #include "core/train/run_state.h"
 #include "core/train/signals.h"
 #include "core/train/step_profiler.h"
+#include "core/train/time_limit.h"
 #include "core/train/training_log.h"
 
 namespace neox {
@@ -23,6 +24,7 @@ namespace neox {
 enum class StopReason : std::uint8_t {
   finished,      ///< train_iters reached
   signal,        ///< SIGTERM or SIGUSR1: state saved
+  job_end,       ///< the job ends soon: state saved
   exit_interval  ///< exit_interval steps done: state saved
 };
 
@@ -49,6 +51,7 @@ class Trainer {
     double grad_norm = 0.0;
     std::int64_t tokens = 0;  // unmasked, of the global batch
     bool stop_requested = false;
+    bool job_ends = false;
     bool save_written = false;  // the checkpoint that is under way, on all ranks
     bool save_again = false;    // a failed one
   };
@@ -60,7 +63,7 @@ class Trainer {
   void start();
   bool resume_from(const std::string& directory, LoadScope scope);
   void print_summary() const;
-  StepResult train_step(const StepBatch& batch, double lr, const StopSignals& signals);
+  StepResult train_step(const StepBatch& batch, double lr);
   void check_step(const StepResult& result);
   StopReason run_steps();
   double evaluate();
@@ -69,6 +72,8 @@ class Trainer {
   /// The same before leaving: returns when all is on the disk.
   void save_and_wait();
 
+  StopSignals signals_;  // first: setting up may take long, and must not end in a signal's default
+  TimeLimit time_limit_;
   Communicator& world_;
   Config config_;
   std::string config_text_;

@@ -159,12 +159,13 @@ TEST_F(Training, LossFallsAndTheModelWrites) {
 }
 
 TEST_F(Training, SigtermSavesAndResumes) {
-  const auto stopped = workspace_.run_ok(
+  const auto stopped = workspace_.run(
       train(2, "--train.train_iters 100000") +
           " & pid=$!; while [ ! -e run/step0000000010.h5 ] && kill -0 $pid; do sleep 0.05; "
           "done; "
           "pkill -TERM -P $pid; wait $pid",
       "a");
+  EXPECT_EQ(stopped.exit_code, 85);
   EXPECT_NE(stopped.err.find("stop signal received"), std::string::npos) << stopped.err;
   std::int64_t newest = 0;
   for (const auto& entry : fs::directory_iterator(workspace_.path() / "a/run")) {
@@ -178,6 +179,21 @@ TEST_F(Training, SigtermSavesAndResumes) {
   const auto resumed =
       workspace_.run_ok(train(1, fmt::format("--train.train_iters {}", newest + 5)), "a");
   EXPECT_NE(resumed.err.find(fmt::format("step {}", newest)), std::string::npos) << resumed.err;
+}
+
+TEST_F(Training, LeavesBeforeTheJobEnds) {
+  const auto stopped = workspace_.run("export SLURM_JOB_END_TIME=$(($(date +%s) + 8)); " +
+                                          train(2,
+                                                "--train.train_iters 1000000 --train.exit_margin 1 "
+                                                "--checkpoint.checkpoint_factor 1000;") +
+                                          " code=$?; [ $(date +%s) -lt $SLURM_JOB_END_TIME ] || "
+                                          "code=99; exit $code",
+                                      "a");
+  EXPECT_EQ(stopped.exit_code, 85) << stopped.err;
+  EXPECT_NE(stopped.err.find("the job ends soon: saving"), std::string::npos) << stopped.err;
+  const auto resumed = workspace_.run(train(2, "--train.job_end 1"), "a");  // one step: it is past
+  EXPECT_EQ(resumed.exit_code, 0) << "train_iters = 20 was reached";
+  EXPECT_NE(resumed.err.find("nothing to do"), std::string::npos) << resumed.err;
 }
 
 TEST_F(Training, DivergenceEndsWithAnErrorAndWithoutACheckpoint) {
