@@ -4,16 +4,18 @@
 #
 #   ./setup.sh           build and run
 #   ./setup.sh --dev     also clang-format, and Python for benchmarks/
+#   ./setup.sh --slurm   also SLURM and shellcheck, for the tests of slurm/
 #   ./setup.sh --cuda    also NVIDIA's cudnn-frontend headers, into .deps/: attention by cuDNN
 set -euo pipefail
 cd "$(dirname "$0")"
 
-dev= cuda=
+dev='' slurm='' cuda=''
 for argument in "$@"; do
   case $argument in
     --dev) dev=1 ;;
+    --slurm) slurm=1 ;;
     --cuda) cuda=1 ;;
-    *) echo "setup: unknown option $argument; there are --dev and --cuda" >&2; exit 2 ;;
+    *) echo "setup: unknown option $argument; there are --dev, --slurm and --cuda" >&2; exit 2 ;;
   esac
 done
 
@@ -32,6 +34,8 @@ packages=(
   perl                                           # benchmarks/corpus_perldoc.sh: JSON::PP and Pod::Text
 )
 [ -z "$dev" ] || packages+=(clang-format python3-venv)
+# SLURM's PMIx plugin opens libpmix.so, which no package of SLURM's asks for.
+[ -z "$slurm" ] || packages+=(slurmctld slurmd slurm-client munge libpmix-dev procps shellcheck)
 [ -z "$cuda" ] || python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
 
 install_packages() {
@@ -54,7 +58,8 @@ install_packages() {
     sudo=(sudo)
   fi
   "${sudo[@]}" apt-get update -q
-  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+  # RUNLEVEL=1: services (SLURM's, munge) are not started.
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -q --no-install-recommends "${missing[@]}"
 }
 
 # Header-only, but published as a Python wheel, which is a zip file.

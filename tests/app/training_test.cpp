@@ -182,18 +182,24 @@ TEST_F(Training, SigtermSavesAndResumes) {
 }
 
 TEST_F(Training, LeavesBeforeTheJobEnds) {
-  const auto stopped = workspace_.run("export SLURM_JOB_END_TIME=$(($(date +%s) + 8)); " +
-                                          train(2,
-                                                "--train.train_iters 1000000 --train.exit_margin 1 "
-                                                "--checkpoint.checkpoint_factor 1000;") +
-                                          " code=$?; [ $(date +%s) -lt $SLURM_JOB_END_TIME ] || "
-                                          "code=99; exit $code",
-                                      "a");
+  const std::string endless =
+      "--train.train_iters 50000 --train.eval_interval 0 --checkpoint.checkpoint_factor 100000 ";
+  const auto stopped =
+      workspace_.run("end=$(($(date +%s) + 12)); export SLURM_JOB_END_TIME=$end; " +
+                         train(2, endless + "--train.exit_margin 2") +
+                         "; code=$?; [ $(date +%s) -lt $end ] || echo late >&2; exit $code",
+                     "a");
   EXPECT_EQ(stopped.exit_code, 85) << stopped.err;
   EXPECT_NE(stopped.err.find("the job ends soon: saving"), std::string::npos) << stopped.err;
-  const auto resumed = workspace_.run(train(2, "--train.job_end 1"), "a");  // one step: it is past
-  EXPECT_EQ(resumed.exit_code, 0) << "train_iters = 20 was reached";
-  EXPECT_NE(resumed.err.find("nothing to do"), std::string::npos) << resumed.err;
+  EXPECT_EQ(stopped.err.find("late\n"), std::string::npos) << stopped.err;
+  // A job that has ended already: one step.
+  const auto again = workspace_.run(train(2, endless + "--train.job_end 1"), "a");
+  EXPECT_EQ(again.exit_code, 85) << again.err;
+  const auto losses = metric(workspace_, "a/run/metrics.jsonl", "train/lm_loss");
+  EXPECT_NE(again.err.find(fmt::format("saving at step {} and leaving", losses.rbegin()->first)),
+            std::string::npos);
+  EXPECT_NE(again.err.find(fmt::format("(step {}, ", losses.rbegin()->first - 1)),
+            std::string::npos);
 }
 
 TEST_F(Training, DivergenceEndsWithAnErrorAndWithoutACheckpoint) {
