@@ -3,10 +3,10 @@
 #include "comm/nccl_library.h"
 
 #include "core/base/error.h"
+#include "core/base/shared_library.h"
 
 #ifdef NEOX_HAS_NCCL
 #include <algorithm>
-#include <dlfcn.h>
 #include <initializer_list>
 #include <utility>
 
@@ -77,21 +77,21 @@ ncclConfig_t nccl_config(const NcclConfig& config) {
 }
 
 struct Functions {
-#define NEOX_NCCL_FUNCTIONS(X)                                                           \
-  X(GetVersion)                                                                          \
-  X(GetUniqueId)                                                                         \
-  X(CommInitRankConfig) X(CommSplit) X(CommGetAsyncError) X(CommFinalize) X(CommDestroy) \
-      X(CommAbort) X(GroupStart) X(GroupEnd) X(AllReduce) X(ReduceScatter) X(AllGather)  \
-          X(Broadcast) X(Send) X(Recv) X(GetErrorString) X(GetLastError)
+#define NEOX_NCCL_FUNCTIONS(X)                                                                \
+  X(GetVersion)                                                                               \
+  X(GetUniqueId)                                                                              \
+  X(CommInitRankConfig)                                                                       \
+  X(CommSplit) X(CommGetAsyncError) X(CommFinalize) X(CommDestroy) X(CommAbort) X(GroupStart) \
+      X(GroupEnd) X(AllReduce) X(ReduceScatter) X(AllGather) X(Broadcast) X(Send) X(Recv)     \
+          X(GetErrorString) X(GetLastError)
 #define NEOX_DECLARE(name) decltype(&nccl##name) name = nullptr;
   NEOX_NCCL_FUNCTIONS(NEOX_DECLARE)
 #undef NEOX_DECLARE
 
   /// The first name that `library` does not have; null when it has all.
-  const char* load(void* library) {
-#define NEOX_LOAD(name)                                                         \
-  name = reinterpret_cast<decltype(&nccl##name)>(dlsym(library, "nccl" #name)); \
-  if (name == nullptr) return "nccl" #name;
+  const char* load(const SharedLibrary& library) {
+#define NEOX_LOAD(name) \
+  if (!library.try_find("nccl" #name, name)) return "nccl" #name;
     NEOX_NCCL_FUNCTIONS(NEOX_LOAD)
 #undef NEOX_LOAD
 #undef NEOX_NCCL_FUNCTIONS
@@ -187,20 +187,13 @@ class Nccl final : public NcclLibrary {
 };
 
 std::unique_ptr<NcclLibrary> open_nccl(std::string& reason) {
-  void* library = nullptr;
-  // The loader's path, then where it was when this program was built.
-  for (const char* name : {"libnccl.so.2", NEOX_NCCL_LIBRARY}) {
-    library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    if (library != nullptr) break;
-    if (reason.empty()) {
-      const char* text = dlerror();
-      reason = fmt::format(
-          "NCCL could not be opened ({}; set LD_LIBRARY_PATH to the folder of "
-          "libnccl.so.2)",
-          text == nullptr ? "no reason given" : text);
-    }
+  const SharedLibrary library("libnccl.so.2", NEOX_NCCL_FOLDER);
+  if (!library.problem().empty()) {
+    reason = fmt::format(
+        "NCCL could not be opened ({}; set LD_LIBRARY_PATH to the folder of libnccl.so.2)",
+        library.problem());
+    return nullptr;
   }
-  if (library == nullptr) return nullptr;
   Functions functions;
   if (const char* missing = functions.load(library)) {
     reason =

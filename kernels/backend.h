@@ -41,6 +41,8 @@ class Backend : public virtual LinearOps,
 struct BackendOptions {
   /// The same program on the same device always computes the same bits. The CPU's always does.
   bool deterministic = true;
+  /// Attention of a library where it has the problem (cuDNN's); else always our own.
+  bool library_attention = true;
 };
 
 /// The backend that computes on `device`, whose runtime must be registered (choose_device). Throws

@@ -174,6 +174,12 @@ struct CheckpointConfig {
   double checkpoint_factor = 0;  // 0: only extra_save_iters and the end
   std::vector<std::int64_t> extra_save_iters;
   std::int64_t keep_last_n_checkpoints = 0;  // 0: all
+  std::int64_t keep_every = 0;               // multiples are never removed; 0: off
+  double keep_log = 0;                       // int(keep_log^k) are never removed; 0: off
+  bool no_save_optim = false;                // weights only
+  std::string post_save_command;             // sh -c, on rank 0, after each save
+  double post_save_timeout = 600;            // seconds that the program's end waits for it
+  double mtbf_hours = 0;                     // of the whole job; 0: unknown
   bool finetune = false;                     // weights only, step 0
   bool no_load_optim = false;
   std::string io = "direct";      // direct hdf5

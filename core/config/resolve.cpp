@@ -337,6 +337,15 @@ void check_checkpoint(const CheckpointConfig& k, Checker& c) {
     c.check(k.extra_save_iters.empty(), "checkpoint.extra_save_iters",
             "nothing can be saved: set checkpoint.save");
   }
+  if (k.keep_log > 0) {
+    c.check(k.keep_log > 1, "checkpoint.keep_log", "it is a ratio; expected more than 1");
+  }
+  if (k.keep_last_n_checkpoints == 0) {
+    constexpr const char* kAllStay =
+        "all checkpoints are kept unless keep_last_n_checkpoints is set";
+    c.check(k.keep_every == 0, "checkpoint.keep_every", kAllStay);
+    c.check(k.keep_log == 0, "checkpoint.keep_log", kAllStay);
+  }
   if (k.load.empty()) {
     c.check(!k.finetune, "checkpoint.finetune", "set checkpoint.load to the weights to start from");
     c.check(k.iteration < 0 || !k.save.empty(), "checkpoint.iteration",

@@ -11,4 +11,12 @@ namespace neox {
 /// >= 0; and every step of extra_save_iters.
 bool checkpoint_due(const CheckpointConfig& config, std::int64_t step);
 
+/// Whether the checkpoint of `step` stays when keep_last_n_checkpoints newer ones exist: steps of
+/// extra_save_iters, multiples of keep_every, and int(keep_log^k).
+bool is_milestone(const CheckpointConfig& config, std::int64_t step);
+
+/// Seconds between saves that lose the least time when each save costs `cost` seconds and failures
+/// come every `mtbf` seconds: sqrt(2 cost mtbf) (Young 1974; Daly 2006, first order).
+double best_save_interval(double cost, double mtbf);
+
 }  // namespace neox

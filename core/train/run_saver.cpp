@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <thread>
+#include <utility>
 
 #include "comm/activity.h"
 #include "core/base/format.h"
 #include "core/base/log.h"
+#include "core/train/checkpoint_policy.h"
 
 namespace neox {
 namespace {
@@ -26,7 +28,12 @@ RunSaver::RunSaver(Communicator& world, Engine& engine, const Config& config,
       engine_(engine),
       config_(config),
       config_text_(std::move(config_text)),
-      first_retry_(first_retry) {}
+      first_retry_(first_retry) {
+  const CheckpointConfig& c = config.checkpoint;
+  if (world.rank() == 0 && !c.post_save_command.empty()) {
+    command_.emplace(c.post_save_command, std::chrono::duration<double>(c.post_save_timeout));
+  }
+}
 
 // One clock decides: ranks that compared their own would disagree near the moment.
 bool RunSaver::mine_wants_retry() const {
@@ -61,8 +68,12 @@ void RunSaver::start(const Progress& progress) {
     RunImage image =
         run_image(engine_.model(), engine_.optimizer(), config_, config_text_, progress);
     copy_to_host(image);
-    pending_.emplace(world_, config_.checkpoint.save, image.tensors, image.info,
-                     save_options(config_.checkpoint));
+    SaveOptions options = save_options(config_.checkpoint);
+    // What the command still reads (an upload, say) goes at a later save.
+    options.keep = [this, milestone = options.keep](std::int64_t step) {
+      return milestone(step) || (command_ && command_->needs(step));
+    };
+    pending_.emplace(world_, config_.checkpoint.save, image.tensors, image.info, options);
     if (in_background()) pending_->start();
     copy_seconds_ = seconds_since(begin);
   } catch (const Error& error) {
@@ -91,15 +102,36 @@ void RunSaver::complete() {
     saved_step_ = pending_step_;
     failures_ = 0;
     longest_save_seconds_ = std::max(longest_save_seconds_, copy_seconds_ + report.seconds());
-    const std::string stall = in_background() ? fmt::format("; training stood still for {:.2f} s",
-                                                            copy_seconds_ + seconds_since(begin))
-                                              : "";
+    const double stood_still = copy_seconds_ + seconds_since(begin);
+    const std::string stall =
+        in_background() ? fmt::format("; training stood still for {:.2f} s", stood_still) : "";
     log_info("saved {} ({} in {:.2f} s, {:.2f} GB/s{})", report.path,
              format_bytes(static_cast<std::uint64_t>(report.bytes)), report.seconds(),
              static_cast<double>(report.bytes) / 1e9 / report.seconds(), stall);
+    if (command_) command_->add(saved_step_, report.path);
+    print_best_interval(report, stood_still);
   } catch (const Error& error) {
     failed(error.what());
   }
+}
+
+// Time that training stands still is lost with every save; half an interval with every failure.
+void RunSaver::print_best_interval(const SaveReport& report, double stall) {
+  const double mtbf = config_.checkpoint.mtbf_hours * 3600;
+  if (mtbf <= 0 || std::exchange(printed_interval_, true)) return;
+  // A save must be through before the next begins.
+  const double best = std::max(best_save_interval(stall, mtbf), report.seconds());
+  std::string steps;
+  if (latest_step_ > first_step_) {
+    const double step_seconds = std::chrono::duration<double>(latest_time_ - first_time_).count() /
+                                static_cast<double>(latest_step_ - first_step_);
+    steps =
+        fmt::format(", {:.0f} steps of {:.3g} s", std::max(best / step_seconds, 1.0), step_seconds);
+  }
+  log_info(
+      "best save interval: {:.3g} min{} (Young-Daly: a save costs {:.3g} s of training, "
+      "checkpoint.mtbf_hours = {:g})",
+      best / 60, steps, stall, config_.checkpoint.mtbf_hours);
 }
 
 void RunSaver::failed(const std::string& message) {
@@ -121,6 +153,13 @@ void RunSaver::failed(const std::string& message) {
 }
 
 void RunSaver::between_steps(const Progress& progress, bool written, bool retry) {
+  latest_time_ = Clock::now();
+  latest_step_ = progress.step;
+  if (first_step_ < 0) {
+    first_step_ = latest_step_;
+    first_time_ = latest_time_;
+  }
+  if (command_) command_->poll();
   if (pending_ && written) complete();
   if (retry) begin(progress);
 }
@@ -137,6 +176,12 @@ void RunSaver::finish(const Progress& progress) {
     begin(progress);
     complete();
   }
+}
+
+void RunSaver::finish_commands() {
+  if (config_.checkpoint.post_save_command.empty()) return;
+  if (command_) command_->finish();
+  world_.barrier();  // one rank must not leave early: the launcher might end the others
 }
 
 }  // namespace neox

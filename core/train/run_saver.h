@@ -11,6 +11,7 @@
 #include "core/config/config.h"
 #include "core/train/engine.h"
 #include "core/train/host_snapshot.h"
+#include "core/train/post_save_command.h"
 #include "core/train/run_state.h"
 #include "io/checkpoint/checkpoint.h"
 
@@ -46,6 +47,9 @@ class RunSaver {
   /// What the slowest save took, from the copy to the last byte on the disk.
   double longest_save_seconds() const { return longest_save_seconds_; }
 
+  /// Before the program leaves: waits for post_save_command, at most post_save_timeout seconds.
+  void finish_commands();
+
   /// A checkpoint of this step exists already.
   void set_saved(std::int64_t step) { saved_step_ = step; }
 
@@ -55,6 +59,7 @@ class RunSaver {
   void copy_to_host(RunImage& image);
   void complete();
   void failed(const std::string& message);
+  void print_best_interval(const SaveReport& report, double stall);
 
   Communicator& world_;
   Engine& engine_;
@@ -69,6 +74,11 @@ class RunSaver {
   std::int64_t saved_step_ = -1;  // newest committed
   std::int64_t failures_ = 0;     // in a row
   std::chrono::steady_clock::time_point retry_at_{};
+  std::optional<PostSaveCommand> command_;  // on rank 0
+  bool printed_interval_ = false;
+  // First and latest between_steps(): how long a step takes.
+  std::int64_t first_step_ = -1, latest_step_ = -1;
+  std::chrono::steady_clock::time_point first_time_{}, latest_time_{};
 };
 
 }  // namespace neox

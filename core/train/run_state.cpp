@@ -7,6 +7,7 @@
 #include "core/base/log.h"
 #include "core/config/describe.h"
 #include "core/config/parse.h"
+#include "core/train/checkpoint_policy.h"
 
 namespace neox {
 namespace {
@@ -40,7 +41,7 @@ Attributes model_attributes(const ModelConfig& model, const std::string& paramet
 
 // What this rank writes: the elements that it owns of parameters that it counts. Over all ranks
 // that is every element of the model exactly once.
-std::vector<CheckpointTensor> run_tensors(const Transformer& model) {
+std::vector<CheckpointTensor> run_tensors(const Transformer& model, bool with_optimizer) {
   const ParameterStore& store = model.parameters();
   std::vector<CheckpointTensor> tensors;
   for (ParameterId id = 0; id < store.size(); ++id) {
@@ -51,6 +52,7 @@ std::vector<CheckpointTensor> run_tensors(const Transformer& model) {
       };
       add(kModel, State::weights);
       tensors.back().attributes = model_attributes(model.config(), store.spec(id).name);
+      if (!with_optimizer) continue;
       // In f32 the model's weights are the main weights: they are not stored twice.
       if (store.has_separate_main()) add(kMain, State::main);
       add(kExpAvg, State::exp_avg);
@@ -159,11 +161,20 @@ std::string checkpoint_path(const std::string& section, const std::string& param
 
 RunImage run_image(const Transformer& model, const Optimizer& optimizer, const Config& config,
                    const std::string& config_text, const Progress& progress) {
-  return {run_tensors(model), run_info(model, optimizer, config, config_text, progress)};
+  return {run_tensors(model, !config.checkpoint.no_save_optim),
+          run_info(model, optimizer, config, config_text, progress)};
 }
 
 SaveOptions save_options(const CheckpointConfig& config) {
-  return {checkpoint_io_from_name(config.io), config.keep_last_n_checkpoints};
+  return {checkpoint_io_from_name(config.io), config.keep_last_n_checkpoints,
+          [config](std::int64_t step) { return is_milestone(config, step); }};
+}
+
+bool has_optimizer_state(const CheckpointReader& reader) {
+  const auto& tensors = reader.tensors();
+  return std::any_of(tensors.begin(), tensors.end(), [](const StoredTensor& tensor) {
+    return tensor.path.starts_with(std::string(kExpAvg) + "/");
+  });
 }
 
 Config stored_config(const CheckpointReader& reader) {
@@ -181,6 +192,16 @@ Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optim
         "the checkpoint {} is of another model (in the checkpoint / configured): {}; configure the "
         "checkpoint's model, or set checkpoint.save and checkpoint.load to other directories",
         reader.path(), fmt::join(differences, ", "));
+  }
+  if (scope == LoadScope::everything && optimizer != nullptr && !has_optimizer_state(reader)) {
+    fail(
+        "the checkpoint {} holds weights only (checkpoint.no_save_optim): the optimizer's running "
+        "means and squares{} are missing. Set checkpoint.no_load_optim = true to go on from its "
+        "step with fresh optimizer state, or resume from a complete checkpoint "
+        "(checkpoint.iteration)",
+        reader.path(),
+        stored_config(reader).precision.precision == DType::f32 ? ""
+                                                                : " and the float32 main weights");
   }
   ParameterStore& store = model.parameters();
   const bool training = store.mode() == StoreMode::training;

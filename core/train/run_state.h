@@ -26,6 +26,7 @@ struct RunImage {
   std::vector<CheckpointTensor> tensors;
   CheckpointInfo info;
 };
+/// With checkpoint.no_save_optim: the weights alone, in the compute dtype.
 /// The same state gives the same checkpoint, byte for byte, whatever the layout.
 RunImage run_image(const Transformer& model, const Optimizer& optimizer, const Config& config,
                    const std::string& config_text, const Progress& progress);
@@ -40,9 +41,13 @@ enum class LoadScope : std::uint8_t {
 
 /// Fills what this rank updates of the model (and the optimizer, unless null) from an opened
 /// checkpoint, under any layout.
-/// Throws Error when the checkpoint is of another architecture, listing the differences.
+/// Throws Error when the checkpoint is of another architecture, listing the differences, or holds
+/// weights only where everything is wanted.
 Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optimizer,
                   LoadScope scope, const Backend& ops, Stream& stream);
+
+/// False for a checkpoint of weights only.
+bool has_optimizer_state(const CheckpointReader& reader);
 
 /// The model configuration stored in a checkpoint.
 Config stored_config(const CheckpointReader& reader);

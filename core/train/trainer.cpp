@@ -73,6 +73,11 @@ Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
   log_ = std::make_unique<TrainingLog>(config_, world_, progress_.step,
                                        flops_per_token(config_.model, config_.model.seq_length));
   print_summary();
+  if (config_.checkpoint.no_save_optim && !config_.checkpoint.save.empty()) {
+    log_warning(
+        "checkpoint.no_save_optim: checkpoints hold weights only; a run that resumes from them "
+        "starts with fresh optimizer state");
+  }
   if (config_.logging.profile) profiler_.emplace(*engine_, world_);
 }
 
@@ -129,6 +134,11 @@ bool Trainer::resume_from(const std::string& directory, LoadScope scope) {
                           ? open_step(world_, directory, config_.checkpoint.iteration)
                           : open_newest(world_, directory);
   if (reader == nullptr) return false;
+  if (scope == LoadScope::everything && config_.checkpoint.no_load_optim &&
+      !has_optimizer_state(*reader)) {
+    log_warning("{} holds weights only: the optimizer starts with fresh state", reader->path());
+    scope = LoadScope::without_optimizer;
+  }
   progress_ = load_run(*reader, engine_->model(), &engine_->optimizer(), scope, engine_->ops(),
                        engine_->stream());
   resumed_from_ = reader->path();
@@ -263,6 +273,7 @@ void Trainer::save_and_wait() {
   } else {
     saver_->finish(progress_);
   }
+  saver_->finish_commands();
 }
 
 StopReason Trainer::run() {

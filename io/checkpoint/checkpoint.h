@@ -3,6 +3,7 @@
 // The format (docs: checkpoint-format) keeps nothing of the layout that wrote it.
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -56,6 +57,8 @@ struct SaveOptions {
   CheckpointIo io = CheckpointIo::direct;
   /// After the commit, older checkpoints than the newest `keep_last` are removed; 0 keeps all.
   std::int64_t keep_last = 0;
+  /// Whether the checkpoint of a step stays however old it is; empty: none does. Asked on rank 0.
+  std::function<bool(std::int64_t step)> keep = {};
 };
 
 struct SaveReport {

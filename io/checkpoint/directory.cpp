@@ -101,13 +101,13 @@ void remove_leftovers(const std::string& directory) {
   }
 }
 
-void remove_old_checkpoints(const std::string& directory, std::int64_t step,
-                            std::int64_t keep_last) {
+void remove_old_checkpoints(const std::string& directory, std::int64_t step, std::int64_t keep_last,
+                            const std::function<bool(std::int64_t)>& keep) {
   if (keep_last <= 0) return;
   try {
     std::int64_t kept = 0;
     for (const FoundCheckpoint& found : find_checkpoints(directory)) {
-      if (found.step > step || ++kept <= keep_last) continue;
+      if (found.step > step || ++kept <= keep_last || (keep && keep(found.step))) continue;
       // The new name first: a half-removed file must not look like a checkpoint.
       const std::string doomed = fmt::format("{}/{}step{:010}-{}-{}.h5", directory, kRemoved,
                                              found.step, job_name(), hexadecimal_nonce());

@@ -432,7 +432,7 @@ SaveReport CheckpointSave::finish() {
   s.report.bytes = s.staged.layout.header.file_bytes;
   if (s.group.rank() == 0) {
     write_latest(s.directory, checkpoint_file_name(s.step));
-    remove_old_checkpoints(s.directory, s.step, s.options.keep_last);
+    remove_old_checkpoints(s.directory, s.step, s.options.keep_last, s.options.keep);
   }
   s.group.barrier();
   return s.report;

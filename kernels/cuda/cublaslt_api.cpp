@@ -1,7 +1,7 @@
 #include "kernels/cuda/cublaslt_api.h"
 
 #include "core/base/error.h"
-#include "kernels/cuda/shared_library.h"
+#include "core/base/shared_library.h"
 
 namespace neox {
 namespace {
@@ -11,7 +11,7 @@ namespace {
 constexpr const char* kLibrary = "libcublasLt.so." NEOX_TEXT(CUBLAS_VER_MAJOR);
 
 CublasLtApi load() {
-  const SharedLibrary library(kLibrary);
+  const SharedLibrary library(kLibrary, NEOX_CUDA_LIBRARY_DIR);
   CublasLtApi api;
   library.find("cublasLtCreate", api.create);
   library.find("cublasLtDestroy", api.destroy);

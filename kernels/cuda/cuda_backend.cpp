@@ -12,6 +12,7 @@ CudaBackend::CudaBackend(Device device, const BackendOptions& options)
       CudaOptimizer(device),
       CudaHash(device),
       device_(device),
+      library_attention_(options.library_attention),
       cudnn_(device, options.deterministic) {}
 
 bool CudaBackend::fast(DType dtype) const {
@@ -20,7 +21,7 @@ bool CudaBackend::fast(DType dtype) const {
 
 void CudaBackend::attention(Stream& stream, const AttentionProblem& problem, ConstHeads q,
                             ConstHeads k, ConstHeads v, Tensor out, Tensor lse) const {
-  if (cudnn_.why_not(problem, q, k, v).empty()) {
+  if (library_attention_ && cudnn_.why_not(problem, q, k, v).empty()) {
     cudnn_.attention(stream, problem, q, k, v, out, lse);
   } else {
     CudaAttention::attention(stream, problem, q, k, v, out, lse);
@@ -31,7 +32,7 @@ void CudaBackend::attention_backward(Stream& stream, const AttentionProblem& pro
                                      ConstHeads k, ConstHeads v, ConstTensor out, ConstTensor lse,
                                      ConstTensor dout, Heads dq, Heads dk, Heads dv,
                                      Tensor workspace) const {
-  if (cudnn_.why_not_backward(problem, q, k, v, dq, dk, dv).empty()) {
+  if (library_attention_ && cudnn_.why_not_backward(problem, q, k, v, dq, dk, dv).empty()) {
     cudnn_.attention_backward(stream, problem, q, k, v, out, lse, dout, dq, dk, dv);
   } else {
     CudaAttention::attention_backward(stream, problem, q, k, v, out, lse, dout, dq, dk, dv,

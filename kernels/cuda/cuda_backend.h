@@ -42,6 +42,7 @@ class CudaBackend final : public Backend,
 
  private:
   Device device_;
+  bool library_attention_;
   CudnnAttention cudnn_;
 };
 

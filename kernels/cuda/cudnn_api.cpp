@@ -9,8 +9,8 @@
 #include <cuda_runtime_api.h>
 #include <cudnn.h>
 
+#include "core/base/shared_library.h"
 #include "kernels/cuda/cudnn_graph.h"
-#include "kernels/cuda/shared_library.h"
 
 #define NEOX_TEXT2(x) #x
 #define NEOX_TEXT(x) NEOX_TEXT2(x)
@@ -19,14 +19,14 @@ namespace neox {
 namespace {
 
 const SharedLibrary& cudnn() {
-  static const SharedLibrary library("libcudnn.so." NEOX_TEXT(CUDNN_MAJOR));
+  static const SharedLibrary library("libcudnn.so." NEOX_TEXT(CUDNN_MAJOR), NEOX_CUDA_LIBRARY_DIR);
   return library;
 }
 
 /// cudnn-frontend names it in code for another operation than attention.
 const SharedLibrary& nvrtc() {
   static_assert(CUDART_VERSION / 1000 == 13, "name the library of this toolkit");
-  static const SharedLibrary library("libnvrtc.so.13");
+  static const SharedLibrary library("libnvrtc.so.13", NEOX_CUDA_LIBRARY_DIR);
   return library;
 }
 

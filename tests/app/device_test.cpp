@@ -1,4 +1,5 @@
-// The CUDA engine in whole runs: on a simulated GPU everywhere, and the choice of the device.
+// The CUDA engine in whole runs against the CPU's: on a simulated GPU everywhere, and on a GPU
+// where there is one.
 
 #include <cmath>
 #include <map>
@@ -13,34 +14,59 @@
 namespace neox::testing {
 namespace {
 
-// Losses and gradient norms of all steps.
-std::vector<double> curve(const Workspace& workspace, const std::string& folder) {
+std::vector<double> metrics(const Workspace& workspace, const std::string& folder,
+                            std::initializer_list<const char*> names) {
   std::vector<double> values;
   std::istringstream lines(workspace.read(folder + "/run/metrics.jsonl"));
   for (std::string line; std::getline(lines, line);) {
     const auto json = nlohmann::json::parse(line);
-    for (const char* name : {"train/lm_loss", "train/grad_norm"}) {
+    for (const char* name : names) {
       if (json.contains(name)) values.push_back(json.at(name));
     }
   }
   return values;
 }
+std::vector<double> losses(const Workspace& workspace, const std::string& folder) {
+  return metrics(workspace, folder, {"train/lm_loss"});
+}
+// Losses and gradient norms of all steps.
+std::vector<double> curve(const Workspace& workspace, const std::string& folder) {
+  return metrics(workspace, folder, {"train/lm_loss", "train/grad_norm"});
+}
 
-class SimulatedGpu : public ::testing::Test {
+// A line that says why neox_train cannot use the device, "" when it can.
+std::string refusal(const CommandResult& probe) {
+  if (probe.exit_code == 0) return "";
+  for (const char* reason : {"built without CUDA", "system.device = cuda, but"}) {
+    const std::size_t at = probe.err.find(reason);
+    if (at != std::string::npos) return probe.err.substr(at, probe.err.find('\n', at) - at);
+  }
+  return "";
+}
+
+/// The parameter: system.device.
+class WholeRun : public ::testing::TestWithParam<std::string> {
  protected:
-  SimulatedGpu() {
+  WholeRun() {
     make_corpus(workspace_);
     workspace_.write("tiny.ini", tiny_config("../corpus_text_document"));
   }
   void SetUp() override {
-    const auto probe = workspace_.run(train(1, "--system.device simulated --train.train_iters 1"));
-    if (probe.err.find("built without CUDA") != std::string::npos) GTEST_SKIP() << "no CUDA here";
+    const auto probe = workspace_.run(on_device(1, "--train.train_iters 1"), "probe");
+    const std::string reason = refusal(probe);
+    if (!reason.empty()) GTEST_SKIP() << reason;
+    ASSERT_EQ(probe.exit_code, 0) << probe.err;
+    ASSERT_NE(probe.err.find("device: " + GetParam() + ":0"), std::string::npos) << probe.err;
   }
   static std::string train(int ranks, const std::string& options) {
     return mpirun(ranks,
                   "neox_train --config ../tiny.ini --train.train_iters 4 "
                   "--train.eval_interval 0 " +
                       options);
+  }
+  // Ranks share the device, which NCCL does not let them.
+  static std::string on_device(int ranks, const std::string& options) {
+    return train(ranks, "--system.device " + GetParam() + " --system.transport mpi " + options);
   }
   double worst(const std::string& folder, const std::vector<double>& want) {
     const std::vector<double> have = curve(workspace_, folder);
@@ -60,22 +86,20 @@ struct Layout {
   const char* options;
 };
 
-TEST_F(SimulatedGpu, TrainsAsTheCpuDoesInEveryLayout) {
+TEST_P(WholeRun, TrainsAsTheCpuDoesInEveryLayout) {
   const Layout layouts[] = {
       {"one", 1, ""},
       {"tensor", 2, "--parallel.model_parallel_size 2"},
       {"pipe", 2, "--parallel.pipe_parallel_size 2 --batch.train_micro_batch_size_per_gpu 1"},
       {"zero1", 2, "--parallel.zero_stage 1"},
       {"zero3", 2, "--parallel.zero_stage 3 --parallel.recompute full"},
+      {"grid", 4, "--parallel.model_parallel_size 2 --parallel.zero_stage 2"},
   };
   workspace_.run_ok(train(1, "--system.device cpu"), "cpu");
   const std::vector<double> want = curve(workspace_, "cpu");
   ASSERT_EQ(want.size(), 8u);
   for (const Layout& layout : layouts) {
-    const auto result = workspace_.run_ok(
-        train(layout.ranks, std::string("--system.device simulated ") + layout.options),
-        layout.name);
-    EXPECT_NE(result.err.find("device: simulated:0"), std::string::npos) << result.err;
+    workspace_.run_ok(on_device(layout.ranks, layout.options), layout.name);
     const double difference = worst(layout.name, want);
     std::printf("    %-8s %d ranks: worst relative difference of losses and norms %.1e\n",
                 layout.name, layout.ranks, difference);
@@ -84,28 +108,68 @@ TEST_F(SimulatedGpu, TrainsAsTheCpuDoesInEveryLayout) {
 }
 
 // Gradients of both engines lie 0.2 to 0.6 % from those of float32; their sums round differently.
-TEST_F(SimulatedGpu, TrainsAsTheCpuDoesInBfloat16) {
+TEST_P(WholeRun, TrainsAsTheCpuDoesInBfloat16) {
   const std::string bf16 = "--precision.precision bfloat16 ";
   workspace_.run_ok(train(1, bf16 + "--system.device cpu"), "cpu");
-  workspace_.run_ok(train(1, bf16 + "--system.device simulated"), "simulated");
-  const double difference = worst("simulated", curve(workspace_, "cpu"));
+  workspace_.run_ok(on_device(1, bf16), "device");
+  const double difference = worst("device", curve(workspace_, "cpu"));
   std::printf("    worst relative difference of losses and norms %.1e\n", difference);
   EXPECT_LE(difference, 1e-2);
 }
 
 // A checkpoint knows nothing of the device that wrote it.
-TEST_F(SimulatedGpu, ContinuesTheCpusRunAndTheCpuItsOwn) {
+TEST_P(WholeRun, ContinuesTheCpusRunAndTheCpuItsOwn) {
   workspace_.run_ok(train(1, "--system.device cpu --train.train_iters 4"), "cpu");
-  workspace_.run_ok(train(1, "--system.device simulated --train.exit_interval 2"), "mixed");
+  workspace_.run_ok(on_device(1, "--train.exit_interval 2"), "mixed");
   workspace_.run_ok(train(2, "--system.device cpu --train.exit_interval 3"), "mixed");
-  workspace_.run_ok(train(1, "--system.device simulated"), "mixed");
+  workspace_.run_ok(on_device(1, ""), "mixed");
   EXPECT_LE(worst("mixed", curve(workspace_, "cpu")), 1e-5);
   const std::string generate =
       "neox_generate --checkpoint.load run --generate.prompt License --generate.maximum_tokens 12 "
       "--system.device ";
   EXPECT_EQ(workspace_.run_ok(generate + "cpu", "mixed").out,
-            workspace_.run_ok(generate + "simulated", "mixed").out);
+            workspace_.run_ok(generate + GetParam(), "mixed").out);
 }
+
+TEST_P(WholeRun, FollowsTheCpuForFiftySteps) {
+  const std::size_t count = GetParam() == "cuda" ? 50 : 10;  // a simulated GPU is slow
+  const std::string steps = fmt::format("--train.train_iters {} ", count);
+  workspace_.run_ok(train(1, steps + "--system.device cpu"), "cpu");
+  workspace_.run_ok(on_device(1, steps), "device");
+  const std::vector<double> want = losses(workspace_, "cpu");
+  const std::vector<double> have = losses(workspace_, "device");
+  ASSERT_EQ(want.size(), count);
+  ASSERT_EQ(have.size(), count);
+  double difference = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    difference = std::max(difference, std::abs(have[i] - want[i]) / want[i]);
+  }
+  std::printf("    worst relative difference of %zu losses %.1e (loss %.3f to %.3f)\n", count,
+              difference, want.front(), want.back());
+  EXPECT_LE(difference, 1e-5);
+}
+
+// train.deterministic is the default: equal bits from run to run, of losses and of the checkpoint.
+TEST_P(WholeRun, RepeatsBitForBit) {
+  for (const char* precision : {"fp32", "bfloat16"}) {
+    const std::string options =
+        std::string("--train.train_iters 2 --precision.precision ") + precision;
+    const auto folder = [&](const char* run) { return std::string(run) + "_" + precision; };
+    for (const char* run : {"one", "two"}) workspace_.run_ok(on_device(2, options), folder(run));
+    const std::vector<double> first = curve(workspace_, folder("one"));
+    EXPECT_EQ(first.size(), 4u);
+    EXPECT_EQ(first, curve(workspace_, folder("two"))) << precision;
+    const std::string generate =
+        "neox_generate --checkpoint.load run --generate.prompt License "
+        "--generate.maximum_tokens 12 --system.device " +
+        GetParam();
+    EXPECT_EQ(workspace_.run_ok(generate, folder("one")).out,
+              workspace_.run_ok(generate, folder("two")).out);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Gpu, WholeRun, ::testing::Values("simulated", "cuda"),
+                         [](const auto& device) { return device.param; });
 
 }  // namespace
 }  // namespace neox::testing

@@ -67,7 +67,11 @@ std::string mpirun(int ranks, const std::string& command) {
 }
 
 void make_corpus(const Workspace& workspace) {
-  std::ifstream in(NEOX_SOURCE_DIR "/LICENSE");
+  // Programs may run on a machine without the sources' folder; that is then said here.
+  const char* sources = std::getenv("NEOX_TEST_SOURCES");
+  std::ifstream in(std::string(sources != nullptr ? sources : NEOX_SOURCE_DIR) + "/LICENSE");
+  EXPECT_TRUE(in.good()) << "no LICENSE in " NEOX_SOURCE_DIR
+                         << "; set NEOX_TEST_SOURCES to the folder that holds it";
   std::string jsonl, paragraph;
   const auto flush = [&] {
     if (!paragraph.empty()) jsonl += nlohmann::json{{"text", paragraph}}.dump() + "\n";

@@ -7,9 +7,10 @@
 #include <limits>
 
 #include "core/tensor/buffer.h"
+#include "kernels/cuda/family.h"
 #include "kernels/cuda/host_block.h"
+#include "tests/gpu/gpu_support.h"
 #include "tests/gpu/score_kernels.h"
-#include "tests/gpu/sequence_support.h"
 #include "tests/kernels/attention_reference.h"
 #include "tests/kernels/op_cases.h"
 
@@ -34,9 +35,9 @@ class CudaAttentionCase : public OnGpu, public ::testing::WithParamInterface<OpC
 class SimulatedAttentionCase : public ::testing::TestWithParam<OpCase> {};
 
 void check_case(Device device, const OpCase& test) {
-  EXPECT_EQ(check_value(sequence_kernels_on(device), test), "");
+  EXPECT_EQ(check_value(cuda_kernels_on(device), test), "");
   if (!test.backward) return;
-  EXPECT_EQ(check_gradient(sequence_kernels_on(device), test), "");
+  EXPECT_EQ(check_gradient(cuda_kernels_on(device), test), "");
 }
 TEST_P(CudaAttentionCase, MatchesTheReference) {
   check_case(kGpu, GetParam());
@@ -275,12 +276,11 @@ std::vector<Form> forms(Device device, DType dtype) {
 class CudaAttentionShapes : public OnGpu, public ::testing::WithParamInterface<DType> {};
 class SimulatedAttentionShapes : public ::testing::TestWithParam<DType> {};
 TEST_P(CudaAttentionShapes, MatchFloat64) {
-  for (const Form& f : forms(kGpu, GetParam()))
-    check(sequence_kernels_on(kGpu), kGpu, f, GetParam());
+  for (const Form& f : forms(kGpu, GetParam())) check(cuda_kernels_on(kGpu), kGpu, f, GetParam());
 }
 TEST_P(SimulatedAttentionShapes, MatchFloat64) {
   for (const Form& f : forms(kSimulated, GetParam()))
-    check(sequence_kernels_on(kSimulated), kSimulated, f, GetParam());
+    check(cuda_kernels_on(kSimulated), kSimulated, f, GetParam());
 }
 std::string name_of_dtype(const ::testing::TestParamInfo<DType>& info) {
   return std::string(name_of(info.param));
@@ -377,7 +377,7 @@ void expect_cpu_masks(Device device) {
   for (const Form& f : {Form{2, 50, 52, 3, 3, 16, Layout::packed, 0.5f},
                         Form{1, 70, 71, 2, 1, 16, Layout::packed, 0.5f}}) {
     const Results want = compute(cpu_backend(), Device{}, f, DType::f32);
-    const Results got = compute(sequence_kernels_on(device), device, f, DType::f32);
+    const Results got = compute(cuda_kernels_on(device), device, f, DType::f32);
     EXPECT_LT(error_of(got.out, want.out), 1e-5) << text_of(f, DType::f32);
     EXPECT_LT(error_of(got.dq, want.dq), 1e-5) << text_of(f, DType::f32);
     EXPECT_LT(error_of(got.dk, want.dk), 1e-5) << text_of(f, DType::f32);
@@ -399,7 +399,7 @@ TEST(SimulatedAttentionDropout, MasksAreTheCpuEngines) {
 void check_not_finite(Device device) {
   for (const DType dtype : kDTypes) {
     const auto stream = make_stream(device);
-    const Backend& ops = sequence_kernels_on(device);
+    const Backend& ops = cuda_kernels_on(device);
     const Form f{1, 70, 70, 1, 1, 16};
     const auto run = [&](bool spoiled) {
       PlacedHeads q(*stream, f, dtype, 70, 1), k(*stream, f, dtype, 70, 1),
@@ -448,7 +448,7 @@ bool same(const Results& a, const Results& b) {
 TEST(SimulatedAttention, DoesNotDependOnTheOrderOfThreads) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const Form f{1, 70, 140, 2, 1, 24, Layout::packed, 0.2f};
-    const auto run = [&] { return compute(sequence_kernels_on(kSimulated), kSimulated, f, dtype); };
+    const auto run = [&] { return compute(cuda_kernels_on(kSimulated), kSimulated, f, dtype); };
     const Results want = run();
     cuda::set_host_order(cuda::HostOrder::backward);
     const Results backward = run();
@@ -463,13 +463,13 @@ TEST(SimulatedAttention, DoesNotDependOnTheOrderOfThreads) {
 class CudaAttentionBits : public OnGpu {};
 TEST_F(CudaAttentionBits, AreTheSameInEveryRun) {
   const Form f{2, 700, 700, 8, 2, 64, Layout::fused, 0.1f};
-  const auto run = [&] { return compute(sequence_kernels_on(kGpu), kGpu, f, DType::bf16); };
+  const auto run = [&] { return compute(cuda_kernels_on(kGpu), kGpu, f, DType::bf16); };
   const Results want = run();
   for (int i = 0; i < 5; ++i) EXPECT_TRUE(same(want, run()));
 }
 
 TEST(CudaAttention, RefusesWhatItCannotCompute) {
-  const Backend& ops = sequence_kernels_on(kSimulated);
+  const Backend& ops = cuda_kernels_on(kSimulated);
   EXPECT_THROW(compute(ops, kSimulated, {1, 4, 4, 1, 1, 257}, DType::f32), Error);
   EXPECT_THROW(compute(ops, kSimulated, {1, 4, 3, 1, 1, 8}, DType::f32), Error);
   EXPECT_THROW(compute(ops, kSimulated, {1, 4, 4, 3, 2, 8}, DType::f32), Error);

@@ -1,7 +1,6 @@
 // The operator harness's cases on the families whose kernels need thread blocks: on the GPU where
 // there is one, and everywhere on the simulated device.
 
-#include "tests/gpu/block_families.h"
 #include "tests/gpu/gpu_support.h"
 #include "tests/kernels/op_cases.h"
 
@@ -26,16 +25,16 @@ class SimulatedBlockValue : public ::testing::TestWithParam<OpCase> {};
 class SimulatedBlockGradient : public ::testing::TestWithParam<OpCase> {};
 
 TEST_P(CudaBlockValue, MatchesTheReference) {
-  EXPECT_EQ(check_value(block_families_on(kGpu), GetParam()), "");
+  EXPECT_EQ(check_value(cuda_kernels_on(kGpu), GetParam()), "");
 }
 TEST_P(CudaBlockGradient, MatchesFiniteDifferences) {
-  EXPECT_EQ(check_gradient(block_families_on(kGpu), GetParam()), "");
+  EXPECT_EQ(check_gradient(cuda_kernels_on(kGpu), GetParam()), "");
 }
 TEST_P(SimulatedBlockValue, MatchesTheReference) {
-  EXPECT_EQ(check_value(block_families_on(kSimulated), GetParam()), "");
+  EXPECT_EQ(check_value(cuda_kernels_on(kSimulated), GetParam()), "");
 }
 TEST_P(SimulatedBlockGradient, MatchesFiniteDifferences) {
-  EXPECT_EQ(check_gradient(block_families_on(kSimulated), GetParam()), "");
+  EXPECT_EQ(check_gradient(cuda_kernels_on(kSimulated), GetParam()), "");
 }
 
 std::string id_of(const ::testing::TestParamInfo<OpCase>& info) {

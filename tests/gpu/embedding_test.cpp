@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "core/tensor/buffer.h"
-#include "tests/gpu/sequence_support.h"
+#include "tests/gpu/gpu_support.h"
 #include "tests/kernels/op_cases.h"
 
 namespace neox::testing {
@@ -25,12 +25,12 @@ class CudaEmbeddingCase : public OnGpu, public ::testing::WithParamInterface<OpC
 class SimulatedEmbeddingCase : public ::testing::TestWithParam<OpCase> {};
 
 TEST_P(CudaEmbeddingCase, MatchesTheReference) {
-  EXPECT_EQ(check_value(sequence_kernels_on(kGpu), GetParam()), "");
-  EXPECT_EQ(check_gradient(sequence_kernels_on(kGpu), GetParam()), "");
+  EXPECT_EQ(check_value(cuda_kernels_on(kGpu), GetParam()), "");
+  EXPECT_EQ(check_gradient(cuda_kernels_on(kGpu), GetParam()), "");
 }
 TEST_P(SimulatedEmbeddingCase, MatchesTheReference) {
-  EXPECT_EQ(check_value(sequence_kernels_on(kSimulated), GetParam()), "");
-  EXPECT_EQ(check_gradient(sequence_kernels_on(kSimulated), GetParam()), "");
+  EXPECT_EQ(check_value(cuda_kernels_on(kSimulated), GetParam()), "");
+  EXPECT_EQ(check_gradient(cuda_kernels_on(kSimulated), GetParam()), "");
 }
 
 std::string id_of(const ::testing::TestParamInfo<OpCase>& info) {
@@ -116,7 +116,7 @@ void expect_bits_of_cpu(Device device) {
   for (const DType dtype : kDTypes) {
     for (const Form& form : forms) {
       const auto want = compute(cpu_backend(), Device{}, form, dtype);
-      const auto got = compute(sequence_kernels_on(device), device, form, dtype);
+      const auto got = compute(cuda_kernels_on(device), device, form, dtype);
       ASSERT_EQ(got.size(), want.size());
       EXPECT_TRUE(got == want) << name_of(dtype) << " " << form.rows << " rows of "
                                << form.vocabulary << "x" << form.width << " skip " << form.skip;
@@ -133,7 +133,7 @@ TEST(SimulatedEmbeddingBits, AreTheCpuEngines) {
 }
 
 void expect_no_allocation(Device device) {
-  const Backend& ops = sequence_kernels_on(device);
+  const Backend& ops = cuda_kernels_on(device);
   const Form longest{600, 40, 16, 0}, shorter{200, 40, 16, 0};
   compute(ops, device, longest, DType::f32);
   const auto before = allocation_counts(MemoryOwner::backend).calls;

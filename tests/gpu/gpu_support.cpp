@@ -22,12 +22,13 @@ const Backend& cpu_backend() {
 }
 
 const Backend& cuda_kernels_on(Device device) {
+  const BackendOptions own{.deterministic = true, .library_attention = false};
   if (device == kGpu) {
-    static const ElementwiseOnly on_gpu(kGpu, cpu_backend());
-    return on_gpu;
+    static const std::unique_ptr<Backend> on_gpu = make_backend(kGpu, own);
+    return *on_gpu;
   }
-  static const ElementwiseOnly simulated(kSimulated, cpu_backend());
-  return simulated;
+  static const std::unique_ptr<Backend> simulated = make_backend(kSimulated, own);
+  return *simulated;
 }
 
 }  // namespace neox::testing

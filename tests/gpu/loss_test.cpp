@@ -3,7 +3,6 @@
 
 #include <limits>
 
-#include "tests/gpu/block_families.h"
 #include "tests/gpu/device_matrix.h"
 #include "tests/gpu/gpu_support.h"
 
@@ -80,8 +79,8 @@ void check(Device device, DType logits, DType gradient) {
       return compute(ops, where, s, form, logits, gradient, parts);
     };
     const Results want = on(cpu_backend(), Device{}, *cpu_stream, true);
-    const auto run = [&] { return on(block_families_on(device), device, *stream, true); };
-    const Results got = run(), whole = on(block_families_on(device), device, *stream, false);
+    const auto run = [&] { return on(cuda_kernels_on(device), device, *stream, true); };
+    const Results got = run(), whole = on(cuda_kernels_on(device), device, *stream, false);
     ASSERT_EQ(got.losses.size(), want.losses.size()) << "wrote outside of its result";
     ASSERT_EQ(got.gradients.size(), want.gradients.size()) << "wrote outside of its result";
     EXPECT_LT(error_of(got.stats, want.stats), 1e-6);
@@ -123,7 +122,7 @@ void check_extremes(Device device) {
   };
   const auto cpu_stream = make_stream(Device{}), stream = make_stream(device);
   const Array want = compute(cpu_backend(), Device{}, *cpu_stream);
-  const Array got = compute(block_families_on(device), device, *stream);
+  const Array got = compute(cuda_kernels_on(device), device, *stream);
   for (std::size_t i = 0; i < want.size(); ++i) {
     EXPECT_LT(error_of({got[i]}, {want[i]}), 1e-5)
         << i << ": " << got[i] << ", the CPU engine has " << want[i];
@@ -163,7 +162,7 @@ TEST(SimulatedLoss, RefusesTwoHalfTypes) {
       labels({1}, DType::i32, kSimulated), weights({1}, DType::f32, kSimulated),
       losses({1}, DType::f32, kSimulated);
   EXPECT_THROW(
-      block_families_on(kSimulated).cross_entropy(*stream, logits, labels, weights, 8, losses, d),
+      cuda_kernels_on(kSimulated).cross_entropy(*stream, logits, labels, weights, 8, losses, d),
       Error);
 }
 

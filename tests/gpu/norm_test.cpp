@@ -1,7 +1,6 @@
 // The CUDA norms on shapes and alignments that the harness's small cases don't have, against the
 // CPU engine.
 
-#include "tests/gpu/block_families.h"
 #include "tests/gpu/device_matrix.h"
 #include "tests/gpu/gpu_support.h"
 
@@ -19,7 +18,7 @@ std::vector<Form> forms(Device device) {
   std::vector<Form> all = {{{3, 768}, 0},   {{70, 64}, 0},   {{5, 1024}, 8},  {{5, 1024}, 1},
                            {{37, 1536}, 0}, {{7, 1001}, 0},  {{9, 4104}, 0},  {{2, 12288}, 0},
                            {{3, 12296}, 0}, {{2, 33008}, 0}, {{1, 40001}, 3}, {{1100, 16}, 0}};
-  if (!device.is_cpu() && device.kind == DeviceKind::cuda) {
+  if (device == kGpu) {
     all.push_back({{8192, 768}, 0});
     all.push_back({{4096, 4096}, 0});
     all.push_back({{2049, 8192}, 0});
@@ -94,7 +93,7 @@ void check(Device device, DType dtype) {
                                name_of(dtype), form.shape.str(), form.skip));
       const Results want = compute(cpu_backend(), Device{}, *cpu_stream, form, dtype, centered);
       const auto run = [&] {
-        return compute(block_families_on(device), device, *stream, form, dtype, centered);
+        return compute(cuda_kernels_on(device), device, *stream, form, dtype, centered);
       };
       const Results got = run();
       for (const auto part : {&Results::y, &Results::mean, &Results::rstd, &Results::dx,
@@ -130,7 +129,7 @@ INSTANTIATE_TEST_SUITE_P(Norm, SimulatedNormAgainstCpu, kDTypes, id_of);
 
 TEST(SimulatedNorm, AllocatesNothingInTheSteadyState) {
   const auto stream = make_stream(kSimulated);
-  const Backend& ops = block_families_on(kSimulated);
+  const Backend& ops = cuda_kernels_on(kSimulated);
   const OwnedTensor x({40, 64}, DType::f32, kSimulated), w({64}, DType::f32, kSimulated),
       rstd({40}, DType::f32, kSimulated), dw({64}, DType::f32, kSimulated);
   const auto backward = [&] {

@@ -3,7 +3,6 @@
 
 #include <random>
 
-#include "tests/gpu/block_families.h"
 #include "tests/gpu/device_matrix.h"
 #include "tests/gpu/gpu_support.h"
 
@@ -46,7 +45,7 @@ void check_adamw(Device device) {
         return results;
       };
       const auto want = compute(cpu_backend(), Device{}, *cpu_stream);
-      const auto got = compute(block_families_on(device), device, *stream);
+      const auto got = compute(cuda_kernels_on(device), device, *stream);
       for (std::size_t i = 0; i < want.size(); ++i) {
         ASSERT_EQ(got[i].size(), want[i].size()) << "wrote outside of its result";
         EXPECT_LT(error_of(got[i], want[i]), i < 3 ? 1e-6 : 1e-2)
@@ -69,13 +68,13 @@ void check_square_sum(Device device) {
       return std::vector<double>{from_device<double>(s, apart)[0],
                                  from_device<double>(s, added)[0]};
     };
-    const auto run = [&] { return compute(block_families_on(device), device, *stream, form.skip); };
+    const auto run = [&] { return compute(cuda_kernels_on(device), device, *stream, form.skip); };
     const auto want = compute(cpu_backend(), Device{}, *cpu_stream, 0), got = run();
     EXPECT_NEAR(got[0] / want[0], 1.0, 1e-12);
     EXPECT_EQ(got[1], 0.1 + got[0]) << "accumulating is one addition";
     EXPECT_EQ(orders_that_differ<std::vector<double>>(got, run), 0);
     // The order of the sum depends on n only, not on where the memory starts.
-    EXPECT_EQ(compute(block_families_on(device), device, *stream, form.skip + 1), got);
+    EXPECT_EQ(compute(cuda_kernels_on(device), device, *stream, form.skip + 1), got);
   }
 }
 
@@ -97,7 +96,7 @@ void check_hash(Device device) {
         ops.hash(s, x, out, true);
         return std::pair(alone, from_device<std::uint64_t>(s, out)[0]);
       };
-      EXPECT_EQ(compute(block_families_on(device), device, *stream),
+      EXPECT_EQ(compute(cuda_kernels_on(device), device, *stream),
                 compute(cpu_backend(), Device{}, *cpu_stream))
           << bytes << " bytes, skip " << skip;
     }
@@ -109,7 +108,7 @@ void check_not_a_number(Device device) {
   for (const double norm : {std::nan(""), std::numeric_limits<double>::infinity()}) {
     const OwnedTensor sum = on_device<double>(device, *stream, {norm}, {1});
     const OwnedTensor scale = on_device<float>(device, *stream, {-1.0f}, {1});
-    block_families_on(device).clip_scale(*stream, sum, 1.0f, scale);
+    cuda_kernels_on(device).clip_scale(*stream, sum, 1.0f, scale);
     const float got = from_device<float>(*stream, scale)[0];
     EXPECT_TRUE(std::isnan(norm) ? std::isnan(got) : got == 0.0f) << got;
   }

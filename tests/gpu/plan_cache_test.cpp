@@ -11,7 +11,6 @@
 #include "core/tensor/buffer.h"
 #include "kernels/cuda/cublaslt_api.h"
 #include "kernels/cuda/gemm.h"
-#include "kernels/cuda/shared_library.h"
 #include "kernels/cuda/workspace.h"
 #include "tests/gpu/gpu_support.h"
 
@@ -172,26 +171,6 @@ TEST(Workspace, GrowsPerStreamAndStays) {
   const AllocationCounts after = allocation_counts(MemoryOwner::backend);
   EXPECT_EQ(after.calls, before.calls + 1);
   EXPECT_EQ(after.bytes_live, before.bytes_live + 99000);
-}
-
-TEST(SharedLibrary, SaysWhatIsMissing) {
-  const SharedLibrary none("libneox_no_such_library.so.1");
-  EXPECT_NE(none.problem(), "");
-  int (*function)() = nullptr;
-  try {
-    none.find("anything", function);
-    FAIL() << "no exception";
-  } catch (const Error& error) {
-    const std::string text = error.what();
-    EXPECT_NE(text.find("libneox_no_such_library.so.1 is needed"), std::string::npos) << text;
-    EXPECT_NE(text.find("LD_LIBRARY_PATH"), std::string::npos) << text;
-  }
-  const SharedLibrary mathematics("libm.so.6");
-  EXPECT_EQ(mathematics.problem(), "");
-  double (*cosine)(double) = nullptr;
-  mathematics.find("cos", cosine);
-  EXPECT_EQ(cosine(0.0), 1.0);
-  EXPECT_THROW(mathematics.find("no_such_function", function), Error);
 }
 
 TEST(CublasCheck, NamesTheCallTheStatusAndThePlace) {

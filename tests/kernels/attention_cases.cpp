@@ -178,11 +178,19 @@ OpCase copy_heads_case(std::int64_t batch, std::int64_t seq, std::int64_t heads,
 
 }  // namespace
 
-std::vector<OpCase> attention_cases(DType t, CaseSize size) {
-  if (size == CaseSize::gpt2) {
-    return {attention_case(problem(4, 256, 12, 12, 64), t),
-            attention_case(problem(1, 1024, 12, 12, 64), t), rotary_case(1, 1024, 12, 64, 32, t)};
+std::vector<OpCase> attention_step_cases(DType t, const StepShape& shape) {
+  const std::int64_t heads = shape.heads, dim = shape.head_dim;
+  std::vector<OpCase> cases;
+  if (shape.seq >= 4) {  // shorter sequences, as many tokens
+    cases.push_back(attention_case(problem(4 * shape.batch, shape.seq / 4, heads, heads, dim), t));
   }
+  cases.push_back(attention_case(problem(shape.batch, shape.seq, heads, heads, dim), t));
+  cases.push_back(rotary_case(shape.batch, shape.seq, heads, dim, dim / 2, t));
+  return cases;
+}
+
+std::vector<OpCase> attention_cases(DType t, CaseSize size) {
+  if (size == CaseSize::gpt2) return attention_step_cases(t, {});
   return {attention_case(problem(2, 7, 2, 2, 8), t),
           attention_case(problem(1, 70, 1, 1, 16), t),
           attention_case(problem(2, 9, 4, 2, 12), t),

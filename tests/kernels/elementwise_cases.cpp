@@ -201,22 +201,26 @@ OpCase add_case(Shape shape, DType x_type, DType t) {
 
 }  // namespace
 
-std::vector<OpCase> elementwise_cases(DType t, CaseSize size) {
+std::vector<OpCase> elementwise_step_cases(DType t, const StepShape& shape) {
   std::vector<OpCase> cases;
-  if (size == CaseSize::gpt2) {
-    const Shape wide{1024, 3072}, hidden{1024, 768};
-    for (std::size_t i = 0; i < 3; ++i) {
-      cases.push_back(activation_case(kActivations[i], wide, t, false));
-    }
-    cases.push_back(gated_case(kActivations[2], 1024, 2048, t));
-    cases.push_back(residual_case(hidden, t, 0.0f, 0.0f, false, "residual"));
-    cases.push_back(residual_case(hidden, t, 0.0f, 0.0f, true, "residual"));
-    cases.push_back(residual_case(hidden, t, 0.1f, 0.1f, true, "residual"));
-    cases.push_back(dropout_case(hidden, t, make_dropout(0.1f, 77, 1024), true));
-    cases.push_back(cast_case(wide, t, t == DType::f32 ? DType::bf16 : DType::f32));
-    cases.push_back(add_case(hidden, t, t));
-    return cases;
+  const Shape wide{shape.rows(), 4 * shape.hidden()}, hidden{shape.rows(), shape.hidden()};
+  for (std::size_t i = 0; i < 3; ++i) {
+    cases.push_back(activation_case(kActivations[i], wide, t, false));
   }
+  const std::int64_t gated = (shape.hidden() * 8 / 3 + 63) / 64 * 64;
+  cases.push_back(gated_case(kActivations[2], shape.rows(), gated, t));
+  cases.push_back(residual_case(hidden, t, 0.0f, 0.0f, false, "residual"));
+  cases.push_back(residual_case(hidden, t, 0.0f, 0.0f, true, "residual"));
+  cases.push_back(residual_case(hidden, t, 0.1f, 0.1f, true, "residual"));
+  cases.push_back(dropout_case(hidden, t, make_dropout(0.1f, 77, shape.rows()), true));
+  cases.push_back(cast_case(wide, t, t == DType::f32 ? DType::bf16 : DType::f32));
+  cases.push_back(add_case(hidden, t, t));
+  return cases;
+}
+
+std::vector<OpCase> elementwise_cases(DType t, CaseSize size) {
+  if (size == CaseSize::gpt2) return elementwise_step_cases(t, {});
+  std::vector<OpCase> cases;
   for (const auto& kind : kActivations) {
     cases.push_back(activation_case(kind, {7, 37}, t, false));
     cases.push_back(activation_case(kind, {6, 16}, t, true));

@@ -62,13 +62,16 @@ OpCase linear_case(std::int64_t rows, std::int64_t in, std::int64_t out, DType t
 
 }  // namespace
 
+std::vector<OpCase> linear_step_cases(DType t, const StepShape& shape) {
+  const std::int64_t rows = shape.rows(), h = shape.hidden();
+  return {linear_case(rows, h, 3 * h, t, {true, false, true}),
+          linear_case(rows, h, 4 * h, t, {true, false, true}),
+          linear_case(rows, 4 * h, h, t, {true, false, true}),
+          linear_case(shape.loss_rows, h, shape.vocab, t, {false, true, false})};
+}
+
 std::vector<OpCase> linear_cases(DType t, CaseSize size) {
-  if (size == CaseSize::gpt2) {
-    return {linear_case(1024, 768, 2304, t, {true, false, true}),
-            linear_case(1024, 768, 3072, t, {true, false, true}),
-            linear_case(1024, 3072, 768, t, {true, false, true}),
-            linear_case(1024, 768, 50304, t, {false, true, false})};
-  }
+  if (size == CaseSize::gpt2) return linear_step_cases(t, {});
   return {linear_case(5, 33, 19, t, {}),
           linear_case(1, 64, 48, t, {false, false, false}),
           linear_case(37, 20, 65, t, {true, false, true}),

@@ -155,15 +155,18 @@ OpCase parallel_case(std::int64_t rows, std::int64_t ranks, std::int64_t columns
 
 }  // namespace
 
-std::vector<OpCase> loss_cases(DType t, CaseSize size) {
-  if (size == CaseSize::gpt2) {
-    if (t == DType::f32) {
-      return {cross_entropy_case(1024, 50304, 50257, t, {t, t, true, 2.0}),
-              parallel_case(1024, 2, 25152, 50257, t, {t, t, true, 2.0})};
-    }
-    return {cross_entropy_case(1024, 50304, 50257, t, {DType::f32, t, false, 2.0}),
-            cross_entropy_case(1024, 50304, 50257, t, {t, t, true, 2.0})};
+std::vector<OpCase> loss_step_cases(DType t, const StepShape& shape) {
+  const std::int64_t rows = shape.loss_rows, columns = shape.vocab, valid = shape.valid_vocab;
+  if (t == DType::f32) {
+    return {cross_entropy_case(rows, columns, valid, t, {t, t, true, 2.0}),
+            parallel_case(rows, 2, columns / 2, valid, t, {t, t, true, 2.0})};
   }
+  return {cross_entropy_case(rows, columns, valid, t, {DType::f32, t, false, 2.0}),
+          cross_entropy_case(rows, columns, valid, t, {t, t, true, 2.0})};
+}
+
+std::vector<OpCase> loss_cases(DType t, CaseSize size) {
+  if (size == CaseSize::gpt2) return loss_step_cases(t, {});
   std::vector<OpCase> cases = {
       cross_entropy_case(5, 37, 37, t, {t, t, false, 2.0}),
       cross_entropy_case(6, 48, 41, t, {t, t, true, 2.0}),

@@ -119,16 +119,18 @@ OpCase rms_norm_case(Shape shape, DType t, NormOptions o) {
 
 }  // namespace
 
-std::vector<OpCase> norm_cases(DType t, CaseSize size) {
-  if (size == CaseSize::gpt2) {
-    std::vector<OpCase> cases;
-    for (const Parts parts : {Parts::all, Parts::input, Parts::weight}) {
-      const NormOptions training{true, true, true, true, parts};
-      cases.push_back(layer_norm_case({1024, 768}, t, training));
-      cases.push_back(rms_norm_case({1024, 768}, t, training));
-    }
-    return cases;
+std::vector<OpCase> norm_step_cases(DType t, const StepShape& shape) {
+  std::vector<OpCase> cases;
+  for (const Parts parts : {Parts::all, Parts::input, Parts::weight}) {
+    const NormOptions training{true, true, true, true, parts};
+    cases.push_back(layer_norm_case({shape.rows(), shape.hidden()}, t, training));
+    cases.push_back(rms_norm_case({shape.rows(), shape.hidden()}, t, training));
   }
+  return cases;
+}
+
+std::vector<OpCase> norm_cases(DType t, CaseSize size) {
+  if (size == CaseSize::gpt2) return norm_step_cases(t, {});
   std::vector<OpCase> cases;
   for (const auto make : {layer_norm_case, rms_norm_case}) {
     cases.push_back(make({5, 33}, t, {}));

@@ -13,6 +13,16 @@ std::vector<OpCase> all_cases(CaseSize size) {
   return cases;
 }
 
+std::vector<OpCase> step_cases(DType dtype, const StepShape& shape) {
+  std::vector<OpCase> cases;
+  for (const auto family :
+       {norm_step_cases, elementwise_step_cases, embedding_step_cases, loss_step_cases,
+        linear_step_cases, attention_step_cases, optimizer_step_cases, hash_step_cases}) {
+    for (OpCase& test : family(dtype, shape)) cases.push_back(std::move(test));
+  }
+  return cases;
+}
+
 double tolerance(DType dtype, double f32) {
   return f32 + (dtype == DType::bf16 ? 0x1p-8 : dtype == DType::f16 ? 0x1p-11 : 0.0);
 }

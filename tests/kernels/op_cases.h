@@ -18,6 +18,27 @@ std::vector<OpCase> attention_cases(DType dtype, CaseSize size);
 std::vector<OpCase> optimizer_cases(DType dtype, CaseSize size);
 std::vector<OpCase> hash_cases(DType dtype, CaseSize size);
 
+/// Sizes of a training step, for timing. Defaults: GPT-2 124M.
+struct StepShape {
+  std::int64_t batch = 1, seq = 1024;
+  std::int64_t heads = 12, head_dim = 64;
+  std::int64_t loss_rows = 1024;  ///< that logits are made for at once
+  std::int64_t vocab = 50304, valid_vocab = 50257;
+  std::int64_t parameters = 32 << 20;  ///< of one optimizer call; about a quarter of GPT-2 124M
+  std::int64_t rows() const { return batch * seq; }
+  std::int64_t hidden() const { return heads * head_dim; }
+};
+std::vector<OpCase> norm_step_cases(DType dtype, const StepShape& shape);
+std::vector<OpCase> elementwise_step_cases(DType dtype, const StepShape& shape);
+std::vector<OpCase> embedding_step_cases(DType dtype, const StepShape& shape);
+std::vector<OpCase> loss_step_cases(DType dtype, const StepShape& shape);
+std::vector<OpCase> linear_step_cases(DType dtype, const StepShape& shape);
+std::vector<OpCase> attention_step_cases(DType dtype, const StepShape& shape);
+std::vector<OpCase> optimizer_step_cases(DType dtype, const StepShape& shape);
+std::vector<OpCase> hash_step_cases(DType dtype, const StepShape& shape);
+/// Every family in one dtype.
+std::vector<OpCase> step_cases(DType dtype, const StepShape& shape);
+
 /// Every family in f32, bf16 and f16.
 std::vector<OpCase> all_cases(CaseSize size);
 

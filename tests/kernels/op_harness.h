@@ -91,7 +91,7 @@ std::string check_gradient(const Backend& backend, const OpCase& test);
 bool is_supported(const Backend& backend, const OpCase& test, std::string* why = nullptr);
 
 struct Speed {
-  double seconds = 0;  ///< best of some repetitions
+  double seconds = 0;  ///< best of some calls (CPU); median of some rows of calls (GPU)
   double bytes = 0;    ///< read and written
   double flops = 0;    ///< of matrix products
 };

@@ -68,16 +68,19 @@ OpCase clip_scale_case(double square_sum, float max_norm) {
   return test;
 }
 
+const AdamW kFirst{1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 1};
+
 }  // namespace
 
+std::vector<OpCase> optimizer_step_cases(DType t, const StepShape& shape) {
+  std::vector<OpCase> cases = {adamw_case(shape.parameters, t, kFirst)};
+  if (t == DType::f32) cases.push_back(square_sum_case(shape.parameters, false));
+  return cases;
+}
+
 std::vector<OpCase> optimizer_cases(DType t, CaseSize size) {
-  const AdamW first{1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 1};
-  if (size == CaseSize::gpt2) {
-    constexpr std::int64_t kParameters = 32 << 20;  // about a quarter of GPT-2 124M
-    std::vector<OpCase> cases = {adamw_case(kParameters, t, first)};
-    if (t == DType::f32) cases.push_back(square_sum_case(kParameters, false));
-    return cases;
-  }
+  if (size == CaseSize::gpt2) return optimizer_step_cases(t, {});
+  const AdamW& first = kFirst;
   AdamW later = first;
   later.step = 1000;
   std::vector<OpCase> cases = {adamw_case(1037, t, first), adamw_case(40000, t, later),

@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "core/base/error.h"
+#include "core/base/exit_code.h"
 
 namespace neox {
 namespace {
@@ -115,7 +116,7 @@ TEST(RunMpiProgram, ARankThatFailsAloneEndsTheJob) {
   }
   const int status = ::pclose(pipe);
   EXPECT_TRUE(WIFEXITED(status));
-  EXPECT_EQ(WEXITSTATUS(status), 1) << output;  // 124: it had to be stopped
+  EXPECT_EQ(WEXITSTATUS(status), kExitLostRanks) << output;  // 124: it had to be stopped
   EXPECT_THAT(output, HasSubstr("neox_test: rank 1: only I know\n"));
 }
 

@@ -9,9 +9,9 @@ namespace neox {
 class SharedLibrary {
  public:
   /// Opens `name` ("libcublasLt.so.13") where the dynamic linker looks (LD_LIBRARY_PATH, its
-  /// cache), else in the toolkit that this program was built with. It stays open until the program
-  /// ends.
-  explicit SharedLibrary(const char* name);
+  /// cache), else in `folder`, where it was when this program was built. It stays open until the
+  /// program ends.
+  SharedLibrary(const char* name, const char* folder);
 
   /// Why it could not be opened, in a few words; "" when it was.
   const std::string& problem() const { return problem_; }
@@ -20,9 +20,16 @@ class SharedLibrary {
   void find(const char* function, Function*& result) const {
     result = reinterpret_cast<Function*>(address_of(function));
   }
+  /// False instead of throwing.
+  template <class Function>
+  bool try_find(const char* function, Function*& result) const {
+    result = reinterpret_cast<Function*>(look_up(function));
+    return result != nullptr;
+  }
 
  private:
   void* address_of(const char* function) const;
+  void* look_up(const char* function) const;
 
   const char* name_;
   void* handle_ = nullptr;

@@ -1,4 +1,4 @@
-#include "kernels/cuda/shared_library.h"
+#include "core/base/shared_library.h"
 
 #include <dlfcn.h>
 
@@ -6,14 +6,17 @@
 
 namespace neox {
 
-SharedLibrary::SharedLibrary(const char* name) : name_(name) {
+SharedLibrary::SharedLibrary(const char* name, const char* folder) : name_(name) {
   handle_ = dlopen(name, RTLD_NOW | RTLD_LOCAL);
   if (handle_ != nullptr) return;
   const char* reason = dlerror();
   problem_ = reason != nullptr ? reason : fmt::format("{} cannot be opened", name);
-  handle_ =
-      dlopen(fmt::format("{}/{}", NEOX_CUDA_LIBRARY_DIR, name).c_str(), RTLD_NOW | RTLD_LOCAL);
+  handle_ = dlopen(fmt::format("{}/{}", folder, name).c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle_ != nullptr) problem_.clear();
+}
+
+void* SharedLibrary::look_up(const char* function) const {
+  return handle_ == nullptr ? nullptr : dlsym(handle_, function);
 }
 
 void* SharedLibrary::address_of(const char* function) const {
@@ -21,7 +24,7 @@ void* SharedLibrary::address_of(const char* function) const {
           "{} is needed and cannot be loaded: {}; install it, or add its folder "
           "to LD_LIBRARY_PATH",
           name_, problem_);
-  void* address = dlsym(handle_, function);
+  void* address = look_up(function);
   require(address != nullptr, "{} has no function {}: another version is needed", name_, function);
   return address;
 }
