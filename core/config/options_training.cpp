@@ -236,14 +236,14 @@ std::vector<Option> train_options() {
        .range = count(0, 1e12)},
       {.name = "job_end",
        .field = at<&TrainConfig::job_end>(),
-       .doc = "When the job ends: UNIX time; the run saves and leaves before, with exit code 85; "
-              "0: what SLURM says (SLURM_JOB_END_TIME), -1: it does not end",
+       .doc =
+           "UNIX time at which the job ends: the run saves and leaves before; -1: it does not end",
        .unit = "seconds",
+       .default_means = "what SLURM says (SLURM_JOB_END_TIME)",
        .range = count(-1, 1e12)},
       {.name = "exit_margin",
        .field = at<&TrainConfig::exit_margin>(),
-       .doc = "What is left to the job's end when the run has left, if a step and a save take as "
-              "long as the longest so far; at most a quarter of the job",
+       .doc = "Time left to the job's end when the run has left; at most a quarter of the job",
        .unit = "seconds",
        .range = kNotNegative},
       {.name = "seed",
