@@ -1,6 +1,7 @@
 #include "core/optim/optimizer.h"
 
 #include <cmath>
+#include <limits>
 
 namespace neox {
 
@@ -20,11 +21,15 @@ Optimizer::Optimizer(ParameterStore& store, const OptimizerConfig& config, const
           config.betas.size());
 }
 
-double Optimizer::step(double lr) {
+double Optimizer::step(double lr, bool skip) {
   fill_zero(stream_, square_sum_);
   for (const StatePiece& piece : store_.owned_pieces()) {
     if (!piece.counted) continue;
     ops_.square_sum(stream_, store_.piece(State::gradients, piece), square_sum_, true);
+  }
+  if (skip) {  // travels with the norm, so that it costs no message of its own
+    host_square_sum_.tensor.ptr<double>()[0] = std::numeric_limits<double>::quiet_NaN();
+    copy(stream_, host_square_sum_, square_sum_);
   }
   if (world_ != nullptr) {
     const TrafficScope scope(*world_, Purpose::norm);

@@ -17,8 +17,9 @@ class Optimizer {
   /// Clipping: g *= min(1, gradient_clipping / (norm + 1e-6)), norm = L2 over all parameters of the
   /// model: the squares of every rank's owned, counted elements, piece by piece in f64, then summed
   /// over the world in rank order; so it does not depend on the ZeRO stage. Returns the norm before
-  /// clipping. When it is not finite, nothing is changed, on any rank. Collective.
-  double step(double lr);
+  /// clipping. When it is not finite, nothing is changed, on any rank. `skip`: on any rank, makes
+  /// the norm NaN on all (a loss that is not finite, say). Collective.
+  double step(double lr, bool skip = false);
 
   /// Steps taken: AdamW's t of the last step.
   std::int64_t steps_taken() const { return steps_; }

@@ -1,6 +1,7 @@
 #include "core/train/engine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "comm/activity.h"
@@ -141,7 +142,7 @@ Engine::StepResult Engine::train_step(std::span<const MicroBatch> batches, doubl
   Activity::set("gradient reduction", step + 1);
   data_parallel_->finish_gradients();
   Activity::set("optimizer", step + 1);
-  result.grad_norm = optimizer_->step(lr);
+  result.grad_norm = optimizer_->step(lr, !std::isfinite(result.loss_sum));
   data_parallel_->gather_weights();
   // The ranks of a tensor group computed the same losses.
   if (topology_.coordinates().tensor != 0) result.loss_sum = 0.0;

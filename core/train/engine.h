@@ -61,7 +61,8 @@ class Engine {
 
   struct StepResult {
     double loss_sum = 0.0;   ///< this rank's share of the sum of losses over unmasked tokens
-    double grad_norm = 0.0;  ///< before clipping; not finite: nothing was changed
+    double grad_norm = 0.0;  ///< before clipping; not finite, as when a rank's loss is not:
+                             ///< nothing was changed
   };
   /// One optimizer step on this rank's micro-batches. `gradient_scale`: 1 / unmasked tokens of the
   /// global batch. Collective.

@@ -11,6 +11,7 @@
 #include "core/base/log.h"
 #include "core/base/version.h"
 #include "core/config/describe.h"
+#include "core/optim/finite_check.h"
 #include "core/optim/lr_schedule.h"
 #include "core/train/checkpoint_policy.h"
 #include "core/train/signals.h"
@@ -223,14 +224,18 @@ void Trainer::check_step(const StepResult& result) {
     return;
   }
   ++skipped_steps_;
-  log_warning("step {}: loss {}, gradient norm {}: weights were not changed", progress_.step,
-              result.loss, result.grad_norm);
+  const std::string where =
+      describe_non_finite_gradients(engine_->model().parameters(), engine_->ops(),
+                                    engine_->stream(), engine_->topology().world());
+  log_warning("step {}: loss {}, gradient norm {}: weights were not changed; {}", progress_.step,
+              result.loss, result.grad_norm, where);
   if (skipped_steps_ >= kMaxSkippedSteps && saver_) saver_->drain();
   require(
       skipped_steps_ < kMaxSkippedSteps,
-      "the gradient was not finite in {} steps in a row (loss {}); lower optimizer.lr (now {}), "
-      "raise schedule.warmup or resume from an earlier checkpoint (checkpoint.iteration)",
-      skipped_steps_, result.loss, config_.optimizer.lr);
+      "the gradient was not finite in {} steps in a row (loss {}; in the last of them {}); lower "
+      "optimizer.lr (now {}), raise schedule.warmup or resume from an earlier checkpoint "
+      "(checkpoint.iteration)",
+      skipped_steps_, result.loss, where, config_.optimizer.lr);
 }
 
 double Trainer::evaluate() {
