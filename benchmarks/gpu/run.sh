@@ -24,6 +24,7 @@ while [ $# -gt 0 ]; do
 done
 out=${OUT:-$root/out/gpu-bench}
 mkdir -p "$out"
+rm -f "$out"/{operators,train_step,any_order,torch}.{txt,err,json}  # of an earlier run
 end=$((SECONDS + ${GPU_BENCH_LIMIT:-530}))
 failed=0
 
@@ -90,6 +91,7 @@ fi
 {
   for name in operators train_step any_order torch; do
     [ -s "$out/$name.txt" ] && { echo; cat "$out/$name.txt"; }
+    [ -s "$out/$name.err" ] && tail -3 "$out/$name.err"
   done
   echo
   echo "full figures: $out"

@@ -64,10 +64,12 @@ OwnedTensor on_host(const Array& values, Shape shape, DType dtype) {
 /// One tensor on the device between guard bytes.
 class GuardedTensor {
  public:
-  GuardedTensor(Shape shape, DType dtype, Device device, Stream& stream)
+  /// `poisoned`: with guards and unwritten contents, for check_guards().
+  GuardedTensor(Shape shape, DType dtype, Device device, Stream& stream, bool poisoned)
       : data_bytes_(static_cast<std::size_t>(shape.numel()) * size_of(dtype)),
         buffer_(data_bytes_ + 2 * kGuardBytes, device),
         tensor_(buffer_.view(shape, dtype, kGuardBytes)) {
+    if (!poisoned) return;
     std::vector<std::byte> bytes(buffer_.bytes(), kGuard);
     std::fill_n(bytes.begin() + kGuardBytes, data_bytes_, kUnwritten);
     copy(stream, host_bytes(bytes), whole());
@@ -199,7 +201,8 @@ class Run final : public OpTensors {
       tensors_[name] = Tensor(owner.data, shape, dtype, device_);
       return;
     }
-    const auto [at, added] = memory_.try_emplace(name, shape, dtype, device_, *stream_);
+    const auto [at, added] =
+        memory_.try_emplace(name, shape, dtype, device_, *stream_, purpose_ == RunFor::values);
     require(added, "the case {} declares {} twice", test_.id(), name);
     tensors_[name] = at->second.tensor();
   }
