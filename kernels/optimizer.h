@@ -2,6 +2,7 @@
 // Optimizer steps over flat buffers, and the norms for clipping.
 
 #include "core/tensor/tensor.h"
+#include "kernels/adamw_factors.h"
 
 namespace neox {
 
@@ -15,6 +16,8 @@ struct AdamW {
   float weight_decay = 0.0f;
   std::int64_t step = 1;  ///< t, from 1
 };
+
+AdamWFactors adamw_factors(const AdamW& hyper);
 
 class OptimizerOps {
  public:

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "io/checkpoint/checkpoint.h"
+
 namespace neox {
 namespace {
 
@@ -38,6 +40,10 @@ bool checkpoint_due(const CheckpointConfig& config, std::int64_t step) {
 bool is_milestone(const CheckpointConfig& config, std::int64_t step) {
   return is_listed(config, step) || (config.keep_every > 0 && step % config.keep_every == 0) ||
          is_power(config.keep_log, step);
+}
+
+bool saves_in_background(const CheckpointConfig& config) {
+  return config.async_save && checkpoint_io_from_name(config.io) == CheckpointIo::direct;
 }
 
 double best_save_interval(double cost, double mtbf) {

@@ -10,6 +10,7 @@
 #include "core/base/format.h"
 #include "core/model/init.h"
 #include "core/parallel/layout.h"
+#include "core/train/run_state.h"
 
 namespace neox {
 namespace {
@@ -77,7 +78,8 @@ std::string MemoryPlan::table() const {
                                                        {"rotary tables", tables},
                                                        {"step scalars", scalars},
                                                        {"host copies", host_copies},
-                                                       {"total", total()}};
+                                                       {"total", total()},
+                                                       {"copy for checkpoints", checkpoint_copy}};
   std::string text;
   for (const auto& [name, bytes] : lines) {
     if (bytes > 0) text += fmt::format("  {:<22} {:>12}\n", name, format_bytes(bytes));
@@ -90,7 +92,8 @@ Engine::Engine(Communicator& world, const Config& config, EngineMode mode, Devic
       stream_(make_stream(device)),
       topology_(world, parallel_layout(config.parallel, world.size()),
                 gather_hosts(world, host_name())),
-      model_(config.model, model_partition(config, topology_.layout(), topology_.coordinates())) {
+      model_(config.model, model_partition(config, topology_.layout(), topology_.coordinates())),
+      checkpoint_(config.checkpoint) {
   const ModelPartition& partition = model_.partition();
   const bool dry_run = mode == EngineMode::dry_run;
   if (dry_run) {
@@ -184,6 +187,7 @@ MemoryPlan Engine::memory_plan() const {
   plan.tables = model_.table_bytes();
   plan.scalars = optimizer_->bytes();
   plan.host_copies = runner.host_copies;
+  plan.checkpoint_copy = checkpoint_copy_bytes(model_, checkpoint_);
   return plan;
 }
 

@@ -27,6 +27,8 @@ struct MemoryPlan {
   std::size_t tables = 0;   ///< rotary position embedding
   std::size_t scalars = 0;  ///< gradient norm and clipping
   std::size_t host_copies = 0;
+  /// In host memory, from the first save on, in addition to total().
+  std::size_t checkpoint_copy = 0;
   std::size_t total() const;
   /// A line per non-empty category.
   std::string table() const;
@@ -97,6 +99,7 @@ class Engine {
   std::unique_ptr<Communicator> key_value_;        // ranks with the same key/value heads
   std::unique_ptr<Communicator> measuring_group_;  // the tensor group, for measuring memory
   Transformer model_;
+  CheckpointConfig checkpoint_;  // what saving will copy
   std::optional<Optimizer> optimizer_;
   std::optional<DataParallel> data_parallel_;
   std::optional<StepRunner> runner_;

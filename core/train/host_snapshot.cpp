@@ -11,9 +11,14 @@ std::size_t room_for(const CheckpointTensor& tensor) {
 
 }  // namespace
 
+std::size_t HostSnapshot::bytes_for(std::span<const CheckpointTensor> tensors) {
+  std::size_t bytes = 0;
+  for (const CheckpointTensor& tensor : tensors) bytes += room_for(tensor);
+  return bytes;
+}
+
 void HostSnapshot::take(std::span<CheckpointTensor> tensors, Stream& stream) {
-  std::size_t needed = 0;
-  for (const CheckpointTensor& tensor : tensors) needed += room_for(tensor);
+  const std::size_t needed = bytes_for(tensors);
   if (needed > buffer_.bytes()) {
     buffer_ = {};  // before the larger one comes
     buffer_ = Buffer(needed, Device{});

@@ -16,6 +16,8 @@ class HostSnapshot {
   /// take(). Waits until the copies are complete. The memory is kept from one take to the next.
   void take(std::span<CheckpointTensor> tensors, Stream& stream);
   std::size_t bytes() const { return buffer_.bytes(); }
+  /// What bytes() is after take(tensors).
+  static std::size_t bytes_for(std::span<const CheckpointTensor> tensors);
 
  private:
   Buffer buffer_;

@@ -28,7 +28,8 @@ RunSaver::RunSaver(Communicator& world, Engine& engine, const Config& config,
       engine_(engine),
       config_(config),
       config_text_(std::move(config_text)),
-      first_retry_(first_retry) {
+      first_retry_(first_retry),
+      background_(saves_in_background(config.checkpoint)) {
   const CheckpointConfig& c = config.checkpoint;
   if (world.rank() == 0 && !c.post_save_command.empty()) {
     command_.emplace(c.post_save_command, std::chrono::duration<double>(c.post_save_timeout));
@@ -38,11 +39,6 @@ RunSaver::RunSaver(Communicator& world, Engine& engine, const Config& config,
 // One clock decides: ranks that compared their own would disagree near the moment.
 bool RunSaver::mine_wants_retry() const {
   return world_.rank() == 0 && failures_ > 0 && !pending_ && Clock::now() >= retry_at_;
-}
-
-bool RunSaver::in_background() const {
-  return config_.checkpoint.async_save &&
-         checkpoint_io_from_name(config_.checkpoint.io) == CheckpointIo::direct;
 }
 
 void RunSaver::begin(const Progress& progress) {
@@ -57,7 +53,7 @@ void RunSaver::begin(const Progress& progress) {
     complete();
   }
   start(progress);
-  if (!in_background()) complete();
+  if (!background_) complete();
 }
 
 void RunSaver::start(const Progress& progress) {
@@ -74,7 +70,7 @@ void RunSaver::start(const Progress& progress) {
       return milestone(step) || (command_ && command_->needs(step));
     };
     pending_.emplace(world_, config_.checkpoint.save, image.tensors, image.info, options);
-    if (in_background()) pending_->start();
+    if (background_) pending_->start();
     copy_seconds_ = seconds_since(begin);
   } catch (const Error& error) {
     failed(error.what());
@@ -82,7 +78,7 @@ void RunSaver::start(const Progress& progress) {
 }
 
 void RunSaver::copy_to_host(RunImage& image) {
-  if (!in_background() && engine_.ops().device().is_cpu()) return;
+  if (!background_ && engine_.ops().device().is_cpu()) return;
   std::string error;  // memory may run out on one rank alone
   try {
     snapshot_.take(image.tensors, engine_.stream());
@@ -104,7 +100,7 @@ void RunSaver::complete() {
     longest_save_seconds_ = std::max(longest_save_seconds_, copy_seconds_ + report.seconds());
     const double stood_still = copy_seconds_ + seconds_since(begin);
     const std::string stall =
-        in_background() ? fmt::format("; training stood still for {:.2f} s", stood_still) : "";
+        background_ ? fmt::format("; training stood still for {:.2f} s", stood_still) : "";
     log_info("saved {} ({} in {:.2f} s, {:.2f} GB/s{})", report.path,
              format_bytes(static_cast<std::uint64_t>(report.bytes)), report.seconds(),
              static_cast<double>(report.bytes) / 1e9 / report.seconds(), stall);
@@ -168,7 +164,7 @@ void RunSaver::finish(const Progress& progress) {
   begin(progress);
   complete();
   while (saved_step_ != progress.step) {
-    // No step is lost by waiting now; rank 0's clock is the slowest that matters.
+    // Each rank by its own clock: begin() waits for the slowest.
     while (Clock::now() < retry_at_) {
       Activity::tick();
       std::this_thread::sleep_for(std::min(first_retry_, std::chrono::milliseconds(100)));

@@ -54,7 +54,6 @@ class RunSaver {
   void set_saved(std::int64_t step) { saved_step_ = step; }
 
  private:
-  bool in_background() const;
   void start(const Progress& progress);
   void copy_to_host(RunImage& image);
   void complete();
@@ -66,6 +65,7 @@ class RunSaver {
   const Config& config_;
   std::string config_text_;
   std::chrono::milliseconds first_retry_;
+  bool background_;
   HostSnapshot snapshot_;
   std::optional<CheckpointSave> pending_;
   std::int64_t pending_step_ = -1;

@@ -8,6 +8,7 @@
 #include "core/config/describe.h"
 #include "core/config/parse.h"
 #include "core/train/checkpoint_policy.h"
+#include "core/train/host_snapshot.h"
 
 namespace neox {
 namespace {
@@ -163,6 +164,12 @@ RunImage run_image(const Transformer& model, const Optimizer& optimizer, const C
                    const std::string& config_text, const Progress& progress) {
   return {run_tensors(model, !config.checkpoint.no_save_optim),
           run_info(model, optimizer, config, config_text, progress)};
+}
+
+std::size_t checkpoint_copy_bytes(const Transformer& model, const CheckpointConfig& config) {
+  const bool copied = saves_in_background(config) || !model.parameters().device().is_cpu();
+  if (config.save.empty() || !copied) return 0;
+  return HostSnapshot::bytes_for(run_tensors(model, !config.no_save_optim));
 }
 
 SaveOptions save_options(const CheckpointConfig& config) {

@@ -56,10 +56,10 @@ Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
       config_(config),
       config_text_(std::move(config_text)) {
   check_program();
+  const Device device = choose_run_device(node);
   Activity::set_unlimited("opening the data");  // may build an index of hours
   data_ = open_run_data(config_);
   Activity::set_unlimited("initialising");
-  const Device device = choose_run_device(node);
   device_world_.emplace(world_, node, device,
                         DeviceWorldOptions{transport_of(config_.system.transport)});
   engine_.emplace(device_world_->group(), config_, EngineMode::real, device);
@@ -95,8 +95,8 @@ Device Trainer::choose_run_device(Communicator& node) const {
   const auto [kind, why_not_cuda] = choose_device_kind(config_.system.device);
   const Device device = choose_device(node, kind);
   const std::array<Fact, 1> facts = {
-      {{"device", device.is_cpu() ? fmt::format("cpu ({})", why_not_cuda) : "gpu",
-        "correct the nodes that differ, or set system.device = cpu"}}};
+      {{"device", device.is_cpu() ? "cpu" : "gpu",
+        "set system.device = cuda to see why a node has no GPU, or cpu to do without"}}};
   check_equal(world_, facts);
   if (!why_not_cuda.empty()) log_info("computing on the CPU: {}", why_not_cuda);
   return device;
@@ -296,6 +296,7 @@ StopReason Trainer::run_steps() {
   }
   if (progress_.step >= last) {
     log_info("nothing to do: the run stands at step {} of {}", progress_.step, last);
+    if (saver_) saver_->drain();  // the initial state may be under way
     return StopReason::finished;
   }
   BatchLoader loader(*data_.train,

@@ -13,31 +13,9 @@
 namespace neox {
 namespace {
 
-struct AdamWFactors {
-  float beta1, beta2, rest1, rest2;  // rest = 1 - beta
-  float step_size;                   // lr / (1 - beta1^t)
-  float inverse_root2;               // 1 / sqrt(1 - beta2^t)
-  float eps;
-  float decay;  // lr * weight_decay
+struct AdamWStep : AdamWFactors {
   float grad_scale;
 };
-
-AdamWFactors make_factors(const AdamW& hyper, float grad_scale) {
-  const double b1 = hyper.beta1, b2 = hyper.beta2;
-  const auto t = static_cast<double>(hyper.step);
-  // -expm1(t log b) is 1 - b^t without cancellation; b = 0 gives 1.
-  const double correction1 = -std::expm1(t * std::log(b1));
-  const double correction2 = -std::expm1(t * std::log(b2));
-  return {.beta1 = hyper.beta1,
-          .beta2 = hyper.beta2,
-          .rest1 = static_cast<float>(1.0 - b1),
-          .rest2 = static_cast<float>(1.0 - b2),
-          .step_size = static_cast<float>(hyper.lr / correction1),
-          .inverse_root2 = static_cast<float>(1.0 / std::sqrt(correction2)),
-          .eps = hyper.eps,
-          .decay = static_cast<float>(static_cast<double>(hyper.lr) * hyper.weight_decay),
-          .grad_scale = grad_scale};
-}
 
 // Rounding to the compute copy for whole vectors; NaN stays NaN.
 inline void store_rounded(float value, bf16& to) {
@@ -62,7 +40,7 @@ struct AdamWArrays {
 };
 
 template <class W>
-void adamw_range(const AdamWFactors& f, const AdamWArrays& a, W* __restrict weights,
+void adamw_range(const AdamWStep& f, const AdamWArrays& a, W* __restrict weights,
                  std::int64_t begin, std::int64_t end) {
 #pragma omp simd
   for (std::int64_t i = begin; i < end; ++i) {
@@ -83,7 +61,7 @@ void adamw_range(const AdamWFactors& f, const AdamWArrays& a, W* __restrict weig
 constexpr std::int64_t kPiece = 16384;
 
 template <class W>
-void adamw_parallel(const AdamWFactors& f, const AdamWArrays& arrays, W* weights, std::int64_t n) {
+void adamw_parallel(const AdamWStep& f, const AdamWArrays& arrays, W* weights, std::int64_t n) {
   const std::int64_t pieces = (n + kPiece - 1) / kPiece;
 #pragma omp parallel for schedule(static) if (pieces > 1)
   for (std::int64_t piece = 0; piece < pieces; ++piece) {
@@ -114,15 +92,15 @@ double sum_of_squares(const float* x, std::int64_t n) {
 
 void CpuBackend::adamw(Stream&, const AdamW& hyper, ConstTensor grad, ConstTensor grad_scale,
                        Tensor main, Tensor m, Tensor v, Tensor weights) const {
-  const AdamWFactors factors = make_factors(hyper, *grad_scale.ptr<float>());
+  const AdamWStep step{adamw_factors(hyper), *grad_scale.ptr<float>()};
   const AdamWArrays arrays{grad.ptr<float>(), main.ptr<float>(), m.ptr<float>(), v.ptr<float>()};
   const std::int64_t n = main.numel();
-  if (!weights) return adamw_parallel<float>(factors, arrays, nullptr, n);
+  if (!weights) return adamw_parallel<float>(step, arrays, nullptr, n);
   visit_float(weights.dtype, [&](auto zero) {
     using W = decltype(zero);
     require(!(std::is_same_v<W, float>),
             "internal error: f32 weights need no copy; leave it empty");
-    adamw_parallel<W>(factors, arrays, weights.ptr<W>(), n);
+    adamw_parallel<W>(step, arrays, weights.ptr<W>(), n);
   });
 }
 

@@ -1,31 +1,8 @@
 #include "kernels/cuda/optimizer.h"
 
-#include <cmath>
-
 #include "kernels/cuda/optimizer_kernels.h"
 
 namespace neox {
-namespace {
-
-cuda::AdamWStep step_of(const AdamW& hyper, const float* grad_scale) {
-  const double b1 = hyper.beta1, b2 = hyper.beta2;
-  const auto t = static_cast<double>(hyper.step);
-  // -expm1(t log b) is 1 - b^t without cancellation; b = 0 gives 1.
-  const double correction1 = -std::expm1(t * std::log(b1));
-  const double correction2 = -std::expm1(t * std::log(b2));
-  return {.beta1 = hyper.beta1,
-          .beta2 = hyper.beta2,
-          .rest1 = static_cast<float>(1.0 - b1),
-          .rest2 = static_cast<float>(1.0 - b2),
-          .step_size = static_cast<float>(hyper.lr / correction1),
-          .inverse_root2 = static_cast<float>(1.0 / std::sqrt(correction2)),
-          .eps = hyper.eps,
-          .decay = static_cast<float>(static_cast<double>(hyper.lr) * hyper.weight_decay),
-          .grad_scale = grad_scale};
-}
-
-}  // namespace
-
 void CudaOptimizer::adamw(Stream& stream, const AdamW& hyper, ConstTensor grad,
                           ConstTensor grad_scale, Tensor main, Tensor m, Tensor v,
                           Tensor weights) const {
@@ -34,8 +11,8 @@ void CudaOptimizer::adamw(Stream& stream, const AdamW& hyper, ConstTensor grad,
     fail("internal error: weights in {} need no copy; leave it empty", name_of(weights.dtype));
   }
   run(stream, "adamw", [&](const cuda::Launch& launch) {
-    const cuda::AdamWStep step =
-        step_of(hyper, static_cast<const float*>(input(grad_scale, DType::f32)));
+    const cuda::AdamWStep step{adamw_factors(hyper),
+                               static_cast<const float*>(input(grad_scale, DType::f32))};
     cuda::adamw(
         launch, step,
         {static_cast<const float*>(input(grad, DType::f32)),

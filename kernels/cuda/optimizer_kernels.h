@@ -6,18 +6,13 @@
 #include <cstdint>
 
 #include "core/base/dtype.h"
+#include "kernels/adamw_factors.h"
 #include "kernels/cuda/kernel_launch.h"
 
 namespace neox::cuda {
 
-/// What AdamW's hyperparameters amount to at one step.
-struct AdamWStep {
-  float beta1, beta2, rest1, rest2;  ///< rest = 1 - beta
-  float step_size;                   ///< lr / (1 - beta1^t)
-  float inverse_root2;               ///< 1 / sqrt(1 - beta2^t)
-  float eps;
-  float decay;              ///< lr * weight_decay
-  const float* grad_scale;  ///< [1]
+struct AdamWStep : AdamWFactors {
+  const float* grad_scale;  ///< [1], on the device
 };
 /// All [n]; weights of `weights_type` (bf16 or f16) or null.
 struct AdamWArrays {

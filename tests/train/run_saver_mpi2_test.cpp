@@ -127,7 +127,10 @@ TEST_F(RunSaverTest, TheStateOfItsStepIsSavedWhileTrainingGoesOn) {
   const std::string want = saved_at_once(2);
   RunSaver saver = this->saver();
   slow_writes = 20;
+  const std::int64_t before = allocation_counts().bytes_live;
   saver.begin(progress);
+  EXPECT_EQ(allocation_counts().bytes_live - before,
+            static_cast<std::int64_t>(engine->memory_plan().checkpoint_copy));
   EXPECT_FALSE(saver.mine_written());
   step(&saver);
   EXPECT_THAT(steps_on_disk(), IsEmpty());
