@@ -44,7 +44,7 @@ bool RunSaver::mine_wants_retry() const {
 void RunSaver::begin(const Progress& progress) {
   if (saved_step_ == progress.step || (pending_ && pending_step_ == progress.step)) return;
   if (pending_) {
-    if (!pending_->written()) {
+    if (!pending_->through()) {
       log_warning(
           "step {}: the checkpoint of step {} is not written yet; waiting for it. Save less often "
           "(checkpoint.checkpoint_factor), or to a faster disk",
@@ -71,7 +71,7 @@ void RunSaver::start(const Progress& progress) {
     };
     pending_.emplace(world_, config_.checkpoint.save, image.tensors, image.info, options);
     if (background_) pending_->start();
-    copy_seconds_ = seconds_since(begin);
+    stood_still_ = seconds_since(begin);
   } catch (const Error& error) {
     failed(error.what());
   }
@@ -88,6 +88,18 @@ void RunSaver::copy_to_host(RunImage& image) {
   agree(world_, fmt::format("saving the checkpoint of step {}", pending_step_), error);
 }
 
+// All ranks have written.
+void RunSaver::commit() {
+  Activity::set("saving", pending_step_);
+  const auto begin = Clock::now();
+  try {
+    pending_->start_commit();
+    stood_still_ += seconds_since(begin);
+  } catch (const Error& error) {
+    failed(error.what());
+  }
+}
+
 void RunSaver::complete() {
   if (!pending_) return;  // its start failed
   Activity::set("saving", pending_step_);
@@ -97,15 +109,15 @@ void RunSaver::complete() {
     pending_.reset();
     saved_step_ = pending_step_;
     failures_ = 0;
-    longest_save_seconds_ = std::max(longest_save_seconds_, copy_seconds_ + report.seconds());
-    const double stood_still = copy_seconds_ + seconds_since(begin);
+    stood_still_ += seconds_since(begin);
+    longest_save_seconds_ = std::max(longest_save_seconds_, stood_still_ + report.seconds());
     const std::string stall =
-        background_ ? fmt::format("; training stood still for {:.2f} s", stood_still) : "";
+        background_ ? fmt::format("; training stood still for {:.2f} s", stood_still_) : "";
     log_info("saved {} ({} in {:.2f} s, {:.2f} GB/s{})", report.path,
              format_bytes(static_cast<std::uint64_t>(report.bytes)), report.seconds(),
              static_cast<double>(report.bytes) / 1e9 / report.seconds(), stall);
     if (command_) command_->add(saved_step_, report.path);
-    print_best_interval(report, stood_still);
+    print_best_interval(report, stood_still_);
   } catch (const Error& error) {
     failed(error.what());
   }
@@ -148,7 +160,7 @@ void RunSaver::failed(const std::string& message) {
               std::chrono::duration<double>(delay).count(), failures_, most, last);
 }
 
-void RunSaver::between_steps(const Progress& progress, bool written, bool retry) {
+void RunSaver::between_steps(const Progress& progress, bool through, bool retry) {
   latest_time_ = Clock::now();
   latest_step_ = progress.step;
   if (first_step_ < 0) {
@@ -156,7 +168,7 @@ void RunSaver::between_steps(const Progress& progress, bool written, bool retry)
     first_time_ = latest_time_;
   }
   if (command_) command_->poll();
-  if (pending_ && written) complete();
+  if (pending_ && through) pending_->committing() ? complete() : commit();
   if (retry) begin(progress);
 }
 
