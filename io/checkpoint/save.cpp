@@ -5,10 +5,8 @@
 #include <atomic>
 #include <chrono>
 #include <fcntl.h>
-#include <filesystem>
 #include <map>
 #include <sys/resource.h>
-#include <sys/statvfs.h>
 #include <system_error>
 #include <thread>
 #include <unistd.h>
@@ -31,6 +29,8 @@ namespace {
 constexpr std::int64_t kWritePiece = std::int64_t{2} << 20;
 // Metadata, table and what file systems use for themselves.
 constexpr std::int64_t kSpaceReserve = std::int64_t{16} << 20;
+// What the layout alone takes at most: HDF5's metadata block, and more for many datasets.
+constexpr std::int64_t kLayoutBytes = std::int64_t{8} << 20, kDatasetLayoutBytes = 4096;
 
 struct Plan {
   std::vector<PlannedTensor> tensors;  // sorted by path
@@ -47,7 +47,12 @@ struct StagedFile {
   StagedFile(const StagedFile&) = delete;
   StagedFile& operator=(const StagedFile&) = delete;
   ~StagedFile() {
-    if (owner) unlink(temporary.c_str());
+    if (!owner) return;
+    try {
+      remove_file(temporary);
+    } catch (const std::exception& failure) {
+      log_warning("an unfinished checkpoint stays until the next save: {}", failure.what());
+    }
   }
 };
 
@@ -167,14 +172,16 @@ Plan make_plan(Communicator& group, std::span<const CheckpointTensor> tensors, s
 // ----------------------------------------------------------------------------------------
 
 void check_space(const std::string& directory, std::int64_t bytes) {
-  struct statvfs disk {};
-  if (statvfs(directory.c_str(), &disk) != 0) return;  // the writes will tell
-  const auto available = static_cast<std::int64_t>(disk.f_bavail * disk.f_frsize);
+  const auto space = disk_space(directory);
+  if (!space) return;  // the writes will tell
+  require(!space->no_inodes,
+          "no more files can be made in {}: its file system has no inodes left. Remove some files",
+          directory);
   const std::int64_t needed = bytes + kSpaceReserve;
-  require(available >= needed,
+  require(space->bytes >= needed,
           "not enough space in {}: {} needed, {} available. Free some, or keep fewer checkpoints",
           directory, format_bytes(static_cast<std::uint64_t>(needed)),
-          format_bytes(static_cast<std::uint64_t>(available)));
+          format_bytes(static_cast<std::uint64_t>(space->bytes)));
 }
 
 void check_size_limit(std::int64_t bytes) {
@@ -187,9 +194,11 @@ void check_size_limit(std::int64_t bytes) {
 }
 
 void prepare_directory(const std::string& directory) {
-  std::error_code error;
-  std::filesystem::create_directories(directory, error);
-  require(!error, "the checkpoint directory {} cannot be created: {}", directory, error.message());
+  try {
+    create_directories(directory);
+  } catch (const Error& error) {
+    fail("the checkpoint directory cannot be created: {}", error.what());
+  }
   require(access(directory.c_str(), W_OK | X_OK) == 0,
           "the checkpoint directory {} is not writable: {}", directory,
           std::generic_category().message(errno));
@@ -213,7 +222,8 @@ void lay_out_on_rank_0(StagedFile& staged, const std::string& directory, const P
   staged.owner = true;
   // The library cannot close a file whose disk is full, and then crashes at exit: it gets a sparse
   // file in memory, and everything that reaches the disk goes through calls that report errors.
-  const PosixFile image = PosixFile::scratch();
+  const auto datasets = static_cast<std::int64_t>(plan.tensors.size() + info.texts.size());
+  const PosixFile image = PosixFile::scratch(kLayoutBytes + datasets * kDatasetLayoutBytes);
   const RemoveAtExit remove{image.path()};
   staged.layout = create_hdf5_layout(image.path(), plan.tensors, info);
   staged.file = PosixFile(staged.temporary, O_RDWR | O_CREAT | O_EXCL);
