@@ -107,6 +107,7 @@ void remove_old_checkpoints(const std::string& directory, std::int64_t step, std
   try {
     std::int64_t kept = 0;
     for (const FoundCheckpoint& found : find_checkpoints(directory)) {
+      if (!fs::is_regular_file(found.path)) continue;  // no checkpoint, and not ours
       if (found.step > step || ++kept <= keep_last || (keep && keep(found.step))) continue;
       // The new name first: a half-removed file must not look like a checkpoint.
       const std::string doomed = fmt::format("{}/{}step{:010}-{}-{}.h5", directory, kRemoved,
