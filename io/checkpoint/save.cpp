@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <fcntl.h>
 #include <map>
@@ -199,9 +200,12 @@ void prepare_directory(const std::string& directory) {
   } catch (const Error& error) {
     fail("the checkpoint directory cannot be created: {}", error.what());
   }
-  require(access(directory.c_str(), W_OK | X_OK) == 0,
-          "the checkpoint directory {} is not writable: {}", directory,
-          std::generic_category().message(errno));
+  if (access(directory.c_str(), W_OK | X_OK) != 0) {
+    // A statement of its own: errno is read after the call, which arguments of one call are not.
+    const int code = errno;
+    fail("the checkpoint directory {} is not writable: {}", directory,
+         std::generic_category().message(code));
+  }
   remove_leftovers(directory);
 }
 
