@@ -188,56 +188,5 @@ TEST_F(CheckpointTest, RetentionKeepsTheLast) {
                                               "step0000000009.h5"));
 }
 
-// ---- faults
-// ----------------------------------------------------------------------------------------
-
-int calls_left = 0;
-bool fired = false;
-int fault_after(const char*, const std::string&) {
-  if (calls_left-- != 0) return 0;
-  fired = true;
-  return EIO;
-}
-
-// The k-th system call of one rank fails, for every k until a save gets through.
-TEST_F(CheckpointTest, EveryFailingCallEndsInOneErrorAndAWholeCheckpoint) {
-  save(group, directory, 1, {}, 1);
-  for (int failing = 0; failing < size; ++failing) {
-    bool done = false;
-    for (int k = 0; !done; ++k) {
-      ASSERT_LT(k, 3000);
-      fired = false;
-      calls_left = k;
-      testing_hooks::fail_call = rank == failing ? fault_after : nullptr;
-      std::string message = error_of([&] { save(group, directory, 2, {}, 2); });
-      testing_hooks::fail_call = nullptr;
-      std::int64_t any = fired ? 1 : 0;
-      group.host_all_reduce(std::span(&any, 1), ReduceOp::max);
-      done = any == 0;
-      if (done) {
-        EXPECT_EQ(message, "");
-      }
-      const auto messages = group.host_all_gather(message);
-      EXPECT_THAT(messages, ::testing::Each(message));
-      if (!message.empty()) {
-        EXPECT_THAT(message, HasSubstr(group.size() == 1
-                                           ? "step 2 failed: "
-                                           : fmt::format("step 2 failed on rank {} (", failing)));
-        EXPECT_THAT(message, HasSubstr("Input/output error"));
-      }
-      // Failures after the rename leave the new checkpoint, earlier ones only the old.
-      const auto reader = open_newest(group, directory);
-      SampleState state(rank, size, false);
-      reader->read(state.tensors());
-      EXPECT_EQ(state.wrong_elements(static_cast<int>(reader->info().step)), 0);
-      for (const std::string& name : files()) EXPECT_FALSE(name.starts_with(".tmp")) << name;
-      EXPECT_TRUE(fs::exists(directory + "/step0000000001.h5"));
-      group.barrier();
-      if (rank == 0) fs::remove(directory + "/step0000000002.h5");
-      group.barrier();
-    }
-  }
-}
-
 }  // namespace
 }  // namespace neox

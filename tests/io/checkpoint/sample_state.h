@@ -22,16 +22,16 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
-std::string read_bytes(const std::string& path) {
+inline std::string read_bytes(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-void write_bytes(const std::string& path, const std::string& bytes) {
+inline void write_bytes(const std::string& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;
 }
 
-std::int64_t begin_of(std::int64_t n, int rank, int ranks) {
+inline std::int64_t begin_of(std::int64_t n, int rank, int ranks) {
   return n * rank / ranks;
 }
 
@@ -136,7 +136,7 @@ class SampleState {
   std::vector<OwnedTensor> memory_;
 };
 
-CheckpointInfo sample_info(std::int64_t step) {
+inline CheckpointInfo sample_info(std::int64_t step) {
   CheckpointInfo info;
   info.step = step;
   info.consumed_samples = 8 * step;
