@@ -59,6 +59,9 @@ struct SaveOptions {
   std::int64_t keep_last = 0;
   /// Whether the checkpoint of a step stays however old it is; empty: none does. Asked on rank 0.
   std::function<bool(std::int64_t step)> keep = {};
+  /// Whether the checkpoint of a step is one that the run did not continue from (it was damaged, or
+  /// another history's): it does not count among the newest `keep_last`. Asked on rank 0.
+  std::function<bool(std::int64_t step)> discarded = {};
 };
 
 struct SaveReport {

@@ -406,11 +406,18 @@ void CheckpointSave::start() {
   require(state_->options.io == CheckpointIo::direct && !state_->started,
           "internal error: a checkpoint is written in a thread only directly, and once");
   state_->started = true;
-  state_->writer = std::thread([state = state_.get()] {
-    const Activity::Background background;
+  const auto write = [state = state_.get()] {
     state->write(true);
     state->through = true;
-  });
+  };
+  try {
+    state_->writer = std::thread([write] {
+      const Activity::Background background;
+      write();
+    });
+  } catch (const std::system_error&) {
+    write();  // no more threads for this rank: it writes now
+  }
 }
 
 bool CheckpointSave::written() const {
@@ -446,7 +453,7 @@ SaveReport CheckpointSave::finish() {
   s.report.bytes = s.staged.layout.header.file_bytes;
   if (s.group.rank() == 0) {
     write_latest(s.directory, checkpoint_file_name(s.step));
-    remove_old_checkpoints(s.directory, s.step, s.options.keep_last, s.options.keep);
+    remove_old_checkpoints(s.directory, s.step, s.options);
   }
   s.group.barrier();
   return s.report;
