@@ -125,18 +125,21 @@ std::string inspect_text(const CheckpointReader& reader, const InspectOptions& o
 }
 
 VerifyResult verify_checkpoints(Communicator& group, const std::string& where, std::int64_t step) {
-  std::vector<std::string> files;
+  std::vector<FoundCheckpoint> files;
   std::error_code error;
-  if (step >= 0 || !fs::is_directory(where, error)) {
-    files.push_back(checkpoint_file_of(where, step));
+  const bool all = step < 0 && fs::is_directory(where, error);
+  if (!all) {
+    files.push_back({step, checkpoint_file_of(where, step)});
   } else {
-    for (const FoundCheckpoint& found : find_checkpoints(where)) files.push_back(found.path);
+    files = find_checkpoints(where);
     require(!files.empty(), "the directory {} holds no checkpoints (step0000001000.h5)", where);
   }
   VerifyResult result;
-  for (const std::string& file : files) {
+  for (const FoundCheckpoint& found : files) {
+    const std::string& file = found.path;
     try {
       CheckpointReader reader(group, file);
+      if (found.step >= 0) check_step_of_name(reader, found);
       reader.verify();
       std::int64_t bytes = 0;
       for (const StoredTensor& tensor : reader.tensors()) bytes += bytes_of(tensor);

@@ -45,21 +45,43 @@ RunSaver::RunSaver(Communicator& world, Engine& engine, const Config& config,
   }
 }
 
+void RunSaver::set_saved(std::int64_t step) {
+  saved_step_ = step;
+  if (world_.rank() != 0) return;
+  try {
+    for (const FoundCheckpoint& found : find_checkpoints(config_.checkpoint.save)) {
+      if (found.step > step) discarded_.insert(found.step);
+    }
+  } catch (const std::exception& failure) {
+    log_warning("{}", failure.what());
+  }
+}
+
 // One clock decides: ranks that compared their own would disagree near the moment.
 bool RunSaver::mine_wants_retry() const {
   return world_.rank() == 0 && failures_ > 0 && !pending_ && Clock::now() >= retry_at_;
 }
 
 void RunSaver::begin(const Progress& progress) {
+  if (failures_ > 0 && !pending_) {
+    log_info("step {}: no checkpoint now; the one of step {} failed, and is tried again soon",
+             progress.step, pending_step_);
+    return;
+  }
+  attempt(progress);
+}
+
+void RunSaver::attempt(const Progress& progress) {
   if (saved_step_ == progress.step || (pending_ && pending_step_ == progress.step)) return;
   if (pending_) {
-    if (!pending_->through()) {
+    if (world_.rank() == 0 && !pending_->through()) {
       log_warning(
           "step {}: the checkpoint of step {} is not written yet; waiting for it. Save less often "
           "(checkpoint.checkpoint_factor), or to a faster disk",
           progress.step, pending_step_);
     }
     complete();
+    if (failures_ > 0) return;  // the state of now is saved when the next attempt is due
   }
   start(progress);
   if (!background_) complete();
@@ -78,6 +100,7 @@ void RunSaver::start(const Progress& progress) {
     options.keep = [this, milestone = options.keep](std::int64_t step) {
       return milestone(step) || (command_ && command_->needs(step));
     };
+    options.discarded = [this](std::int64_t step) { return discarded_.contains(step); };
     pending_.emplace(world_, config_.checkpoint.save, image.tensors, image.info, options);
     if (background_) pending_->start();
     stood_still_ = seconds_since(begin);
@@ -106,6 +129,7 @@ void RunSaver::complete() {
     const SaveReport report = pending_->finish();
     pending_.reset();
     saved_step_ = pending_step_;
+    discarded_.erase(saved_step_);
     failures_ = 0;
     stood_still_ += seconds_since(begin);
     longest_save_seconds_ = std::max(longest_save_seconds_, stood_still_ + report.seconds());
@@ -154,6 +178,7 @@ void RunSaver::failed(const std::string& message) {
   const std::chrono::milliseconds delay =
       first_retry_ * (std::int64_t{1} << std::min(failures_ - 1, kMostDoublings));
   retry_at_ = Clock::now() + delay;
+  if (world_.rank() != 0) return;  // all ranks know; one line is enough
   log_warning("{}. Training goes on; next attempt in {} s, failure {} of {}; {}", message,
               std::chrono::duration<double>(delay).count(), failures_, most, last);
 }
@@ -167,19 +192,19 @@ void RunSaver::between_steps(const Progress& progress, bool through, bool retry)
   }
   if (command_) command_->poll();
   if (pending_ && through) pending_->committing() ? complete() : commit();
-  if (retry) begin(progress);
+  if (retry) attempt(progress);
 }
 
 void RunSaver::finish(const Progress& progress) {
-  begin(progress);
+  attempt(progress);
   complete();
   while (saved_step_ != progress.step) {
-    // Each rank by its own clock: begin() waits for the slowest.
+    // Each rank by its own clock: attempt() waits for the slowest.
     while (Clock::now() < retry_at_) {
       Activity::tick();
       std::this_thread::sleep_for(std::min(first_retry_, std::chrono::milliseconds(100)));
     }
-    begin(progress);
+    attempt(progress);
     complete();
   }
 }

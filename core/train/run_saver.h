@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "comm/communicator.h"
@@ -29,7 +30,9 @@ class RunSaver {
            std::chrono::milliseconds first_retry = std::chrono::seconds(10));
 
   /// Saves the state of now, unless it is saved or under way already: returns when a copy is made,
-  /// and the next steps may change the state. Finishes an older save first.
+  /// and the next steps may change the state. Finishes an older save first. Does nothing while an
+  /// attempt after a failure is due: however often a run saves, a disk that is full for a minute
+  /// does not use up max_failures.
   void begin(const Progress& progress);
 
   /// A save is under way; the same on all ranks.
@@ -54,10 +57,12 @@ class RunSaver {
   /// Before the program leaves: waits for post_save_command, at most post_save_timeout seconds.
   void finish_commands();
 
-  /// A checkpoint of this step exists already.
-  void set_saved(std::int64_t step) { saved_step_ = step; }
+  /// The run continues from the checkpoint of this step in checkpoint.save. Later ones that lie
+  /// there (damaged ones, say) do not count among the last that are kept.
+  void set_saved(std::int64_t step);
 
  private:
+  void attempt(const Progress& progress);
   void start(const Progress& progress);
   void commit();
   void complete();
@@ -75,8 +80,9 @@ class RunSaver {
   std::int64_t pending_step_ = -1;
   double stood_still_ = 0;  // seconds that the pending save has kept training waiting
   double longest_save_seconds_ = 0;
-  std::int64_t saved_step_ = -1;  // newest committed
-  std::int64_t failures_ = 0;     // in a row
+  std::int64_t saved_step_ = -1;      // newest committed
+  std::set<std::int64_t> discarded_;  // on rank 0: checkpoints that the run did not continue from
+  std::int64_t failures_ = 0;         // in a row
   std::chrono::steady_clock::time_point retry_at_{};
   std::optional<PostSaveCommand> command_;  // on rank 0
   bool printed_interval_ = false;

@@ -59,6 +59,9 @@ struct SaveOptions {
   std::int64_t keep_last = 0;
   /// Whether the checkpoint of a step stays however old it is; empty: none does. Asked on rank 0.
   std::function<bool(std::int64_t step)> keep = {};
+  /// Whether the checkpoint of a step is one that the run did not continue from (it was damaged, or
+  /// another history's): it does not count among the newest `keep_last`. Asked on rank 0.
+  std::function<bool(std::int64_t step)> discarded = {};
 };
 
 struct SaveReport {
@@ -160,10 +163,14 @@ struct FoundCheckpoint {
 /// Committed checkpoints of a directory, newest first; empty when there is no such directory.
 /// Rank-local.
 std::vector<FoundCheckpoint> find_checkpoints(const std::string& directory);
+/// Throws Error when the file holds another step than its name says.
+void check_step_of_name(const CheckpointReader& reader, const FoundCheckpoint& found);
 
-/// Opens the newest checkpoint whose every byte verifies, and logs which it skipped and why. Null
-/// when the directory holds none at all; throws Error when it holds some but none is whole: a run
-/// must not start from scratch over a damaged history. Collective.
+/// Opens the newest checkpoint whose every byte verifies, and logs which it skipped and why: the
+/// damaged ones, and those that some rank cannot read (PosixFile::read repeats what may pass; a
+/// host that can read none of them ends the run rather than its history). Null when the directory
+/// holds none at all; throws Error when it holds some but none is whole: a run must not start from
+/// scratch over a damaged history. Collective.
 std::unique_ptr<CheckpointReader> open_newest(Communicator& group, const std::string& directory);
 /// Opens one step. Throws Error listing the steps that exist when it is missing, or saying what is
 /// damaged. Collective.

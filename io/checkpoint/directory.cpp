@@ -102,13 +102,16 @@ void remove_leftovers(const std::string& directory) {
 }
 
 std::string remove_old_checkpoints(const std::string& directory, std::int64_t step,
-                                   std::int64_t keep_last,
-                                   const std::function<bool(std::int64_t)>& keep) {
-  if (keep_last <= 0) return "";
+                                   const SaveOptions& options) {
+  if (options.keep_last <= 0) return "";
   try {
-    std::int64_t kept = 0;
+    std::int64_t counted = 0;
     for (const FoundCheckpoint& found : find_checkpoints(directory)) {
-      if (found.step > step || ++kept <= keep_last || (keep && keep(found.step))) continue;
+      if (found.step > step) continue;
+      if (!fs::is_regular_file(found.path)) continue;  // no checkpoint, and not ours
+      const bool among_last = counted < options.keep_last;
+      if (!options.discarded || !options.discarded(found.step)) ++counted;
+      if (among_last || (options.keep && options.keep(found.step))) continue;
       // The new name first: a half-removed file must not look like a checkpoint.
       const std::string doomed = fmt::format("{}/{}step{:010}-{}-{}.h5", directory, kRemoved,
                                              found.step, job_name(), hexadecimal_nonce());

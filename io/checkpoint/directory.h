@@ -2,8 +2,9 @@
 // Names and housekeeping of a checkpoint directory. Rank-local: rank 0 calls these.
 
 #include <cstdint>
-#include <functional>
 #include <string>
+
+#include "io/checkpoint/checkpoint.h"
 
 namespace neox {
 
@@ -15,12 +16,11 @@ std::string temporary_file_name(std::int64_t step);
 /// Removes files that unfinished saves and removals left behind: those of this job, of dead
 /// processes of this host, and those older than a day. Files that a living process has locked stay.
 void remove_leftovers(const std::string& directory);
-/// Removes checkpoints older than the newest `keep_last` up to `step`, except those that `keep`
-/// (may be empty) wants. Later steps (of a history that the run fell back from) stay. Returns what
-/// failed, for a warning; empty: nothing did.
+/// Removes checkpoints older than the newest options.keep_last up to `step`, except those that
+/// options.keep wants; discarded ones don't count. Later steps (of a history that the run fell back
+/// from) stay. Returns what failed, for a warning; empty: nothing did.
 std::string remove_old_checkpoints(const std::string& directory, std::int64_t step,
-                                   std::int64_t keep_last,
-                                   const std::function<bool(std::int64_t)>& keep);
+                                   const SaveOptions& options);
 /// Makes `latest` name the file. A hint for people; never read. Returns as above.
 std::string write_latest(const std::string& directory, const std::string& file_name);
 

@@ -178,7 +178,8 @@ VerifiedFile read_verified(const PosixFile& file) {
   const Record record = read_record(file, block);
   const TablePlace& place = record.header.table;
   require(place.entries >= 0 && place.entries <= kMostEntries && place.path_bytes > 0 &&
-              place.path_bytes <= kLongestPath,
+              place.path_bytes <= kLongestPath &&
+              place.entries * (place.path_bytes + 24) <= record.header.file_bytes,
           "{} is damaged: its table has {} entries of {} bytes", file.path(), place.entries,
           place.path_bytes);
   const RawTable raw = read_raw_table(file, place);

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <array>
 #include <fcntl.h>
+#include <filesystem>
 #include <map>
+#include <system_error>
 #include <utility>
 
 #include "core/base/log.h"
@@ -50,6 +52,12 @@ void check_against_table(const std::string& path, const VerifiedFile& verified,
 }
 
 Opened open_on_rank_0(const std::string& path) {
+  std::error_code error;
+  const auto type = std::filesystem::status(path, error).type();
+  require(type == std::filesystem::file_type::regular ||
+              type == std::filesystem::file_type::not_found ||  // open() says why
+              type == std::filesystem::file_type::none,
+          "{} is not a checkpoint: it is no file but a directory, pipe or device", path);
   const PosixFile file(path, O_RDONLY);
   const VerifiedFile verified = read_verified(file);
   Hdf5Contents contents = read_hdf5_contents(path);
@@ -365,14 +373,29 @@ std::vector<FoundCheckpoint> find_on_rank_0(Communicator& group, const std::stri
 
 }  // namespace
 
+namespace {
+
+std::unique_ptr<CheckpointReader> open_whole(Communicator& group, const FoundCheckpoint& found) {
+  auto reader = std::make_unique<CheckpointReader>(group, found.path);
+  check_step_of_name(*reader, found);
+  reader->verify();
+  return reader;
+}
+
+}  // namespace
+
+void check_step_of_name(const CheckpointReader& reader, const FoundCheckpoint& found) {
+  require(reader.info().step == found.step,
+          "{} holds the checkpoint of step {}: somebody renamed it; call it {} again", found.path,
+          reader.info().step, checkpoint_file_name(reader.info().step));
+}
+
 std::unique_ptr<CheckpointReader> open_newest(Communicator& group, const std::string& directory) {
   std::string newest_reason;
   std::int64_t damaged = 0;
   for (const FoundCheckpoint& found : find_on_rank_0(group, directory)) {
     try {
-      auto reader = std::make_unique<CheckpointReader>(group, found.path);
-      reader->verify();
-      return reader;
+      return open_whole(group, found);
     } catch (const Error& error) {
       if (++damaged == 1) newest_reason = error.what();
       if (group.rank() == 0) log_warning("skipping step {}: {}", found.step, error.what());
@@ -394,9 +417,7 @@ std::unique_ptr<CheckpointReader> open_step(Communicator& group, const std::stri
       steps += fmt::format("{}{}", steps.empty() ? "" : ", ", found.step);
       continue;
     }
-    auto reader = std::make_unique<CheckpointReader>(group, found.path);
-    reader->verify();
-    return reader;
+    return open_whole(group, found);
   }
   fail("there is no checkpoint of step {} in {}; {}", step, directory,
        steps.empty() ? "there are none at all" : "there are steps " + steps);

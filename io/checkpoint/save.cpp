@@ -3,14 +3,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <fcntl.h>
-#include <filesystem>
 #include <functional>
 #include <map>
 #include <set>
 #include <sys/resource.h>
-#include <sys/statvfs.h>
 #include <system_error>
 #include <thread>
 #include <unistd.h>
@@ -33,6 +32,8 @@ namespace {
 constexpr std::int64_t kWritePiece = std::int64_t{2} << 20;
 // Metadata, table and what file systems use for themselves.
 constexpr std::int64_t kSpaceReserve = std::int64_t{16} << 20;
+// What the layout alone takes at most: HDF5's metadata block, and more for many datasets.
+constexpr std::int64_t kLayoutBytes = std::int64_t{8} << 20, kDatasetLayoutBytes = 4096;
 
 struct Plan {
   std::vector<PlannedTensor> tensors;  // sorted by path
@@ -49,7 +50,12 @@ struct StagedFile {
   StagedFile(const StagedFile&) = delete;
   StagedFile& operator=(const StagedFile&) = delete;
   ~StagedFile() {
-    if (owner) unlink(temporary.c_str());
+    if (!owner) return;
+    try {
+      remove_file(temporary);
+    } catch (const std::exception& failure) {
+      log_warning("an unfinished checkpoint stays until the next save: {}", failure.what());
+    }
   }
 };
 
@@ -169,14 +175,16 @@ Plan make_plan(Communicator& group, std::span<const CheckpointTensor> tensors, s
 // ----------------------------------------------------------------------------------------
 
 void check_space(const std::string& directory, std::int64_t bytes) {
-  struct statvfs disk {};
-  if (statvfs(directory.c_str(), &disk) != 0) return;  // the writes will tell
-  const auto available = static_cast<std::int64_t>(disk.f_bavail * disk.f_frsize);
+  const auto space = disk_space(directory);
+  if (!space) return;  // the writes will tell
+  require(!space->no_inodes,
+          "no more files can be made in {}: its file system has no inodes left. Remove some files",
+          directory);
   const std::int64_t needed = bytes + kSpaceReserve;
-  require(available >= needed,
+  require(space->bytes >= needed,
           "not enough space in {}: {} needed, {} available. Free some, or keep fewer checkpoints",
           directory, format_bytes(static_cast<std::uint64_t>(needed)),
-          format_bytes(static_cast<std::uint64_t>(available)));
+          format_bytes(static_cast<std::uint64_t>(space->bytes)));
 }
 
 void check_size_limit(std::int64_t bytes) {
@@ -189,12 +197,17 @@ void check_size_limit(std::int64_t bytes) {
 }
 
 void prepare_directory(const std::string& directory) {
-  std::error_code error;
-  std::filesystem::create_directories(directory, error);
-  require(!error, "the checkpoint directory {} cannot be created: {}", directory, error.message());
-  require(access(directory.c_str(), W_OK | X_OK) == 0,
-          "the checkpoint directory {} is not writable: {}", directory,
-          std::generic_category().message(errno));
+  try {
+    create_directories(directory);
+  } catch (const Error& error) {
+    fail("the checkpoint directory cannot be created: {}", error.what());
+  }
+  if (access(directory.c_str(), W_OK | X_OK) != 0) {
+    // A statement of its own: errno is read after the call, which arguments of one call are not.
+    const int code = errno;
+    fail("the checkpoint directory {} is not writable: {}", directory,
+         std::generic_category().message(code));
+  }
   remove_leftovers(directory);
 }
 
@@ -215,7 +228,8 @@ void lay_out_on_rank_0(StagedFile& staged, const std::string& directory, const P
   staged.owner = true;
   // The library cannot close a file whose disk is full, and then crashes at exit: it gets a sparse
   // file in memory, and everything that reaches the disk goes through calls that report errors.
-  const PosixFile image = PosixFile::scratch();
+  const auto datasets = static_cast<std::int64_t>(plan.tensors.size() + info.texts.size());
+  const PosixFile image = PosixFile::scratch(kLayoutBytes + datasets * kDatasetLayoutBytes);
   const RemoveAtExit remove{image.path()};
   staged.layout = create_hdf5_layout(image.path(), plan.tensors, info);
   staged.file = PosixFile(staged.temporary, O_RDWR | O_CREAT | O_EXCL);
@@ -350,11 +364,16 @@ struct CheckpointSave::State {
 
   void in_thread(const std::function<void()>& work) {
     through = false;
-    thread = std::thread([this, work] {
-      const Activity::Background background;
+    try {
+      thread = std::thread([this, work] {
+        const Activity::Background background;
+        work();
+        through = true;
+      });
+    } catch (const std::system_error&) {  // no more threads for this rank: it works now
       work();
       through = true;
-    });
+    }
   }
   void join() {
     std::int64_t ticks = Activity::background_ticks();
@@ -371,6 +390,7 @@ struct CheckpointSave::State {
   }
   void write_without_thread();
   void gather();
+  void ask_what_stays();
   void commit_and_tidy() noexcept;
 
   enum class Phase : std::uint8_t { laid_out, writing, committing };
@@ -384,8 +404,8 @@ struct CheckpointSave::State {
   SaveReport report;
   Phase phase = Phase::laid_out;
   Written written;
-  std::set<std::int64_t> milestones;  // rank 0: older checkpoints that stay
-  std::string commit_error;           // rank 0, as the next
+  std::set<std::int64_t> kept, discarded;  // rank 0: what the options said of older checkpoints
+  std::string commit_error;                // rank 0, as the next
   std::vector<std::string> warnings;
   std::thread thread;
   std::atomic<bool> through{false};
@@ -415,10 +435,19 @@ void CheckpointSave::State::gather() {
   report.write_seconds += written.write_seconds;
   report.sync_seconds = written.sync_seconds;
   group.host_all_reduce(std::span(written.sums), ReduceOp::sum);
-  // Asked here: the thread must not call back into the program.
-  if (group.rank() != 0 || options.keep_last <= 0 || !options.keep) return;
-  for (const FoundCheckpoint& found : find_checkpoints(directory)) {
-    if (options.keep(found.step)) milestones.insert(found.step);
+  if (group.rank() == 0 && options.keep_last > 0) ask_what_stays();
+}
+
+// Before the commit: its thread must not call back into the program.
+void CheckpointSave::State::ask_what_stays() {
+  try {
+    for (const FoundCheckpoint& found : find_checkpoints(directory)) {
+      if (options.keep && options.keep(found.step)) kept.insert(found.step);
+      if (options.discarded && options.discarded(found.step)) discarded.insert(found.step);
+    }
+  } catch (const Error& error) {  // rank 0's alone: no reason to give the checkpoint up
+    options.keep_last = 0;
+    warnings.push_back(fmt::format("no old checkpoint is removed: {}", error.what()));
   }
 }
 
@@ -431,10 +460,10 @@ void CheckpointSave::State::commit_and_tidy() noexcept {
     if (commit_error.empty()) commit_error = "unknown failure";
     return;
   }
-  warnings = {write_latest(directory, checkpoint_file_name(step)),
-              remove_old_checkpoints(directory, step, options.keep_last, [this](std::int64_t old) {
-                return milestones.contains(old);
-              })};
+  warnings.push_back(write_latest(directory, checkpoint_file_name(step)));
+  options.keep = [this](std::int64_t old) { return kept.contains(old); };
+  options.discarded = [this](std::int64_t old) { return discarded.contains(old); };
+  warnings.push_back(remove_old_checkpoints(directory, step, options));
   std::erase(warnings, "");
   report.commit_seconds = watch.lap();
 }

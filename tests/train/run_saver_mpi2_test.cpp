@@ -214,6 +214,22 @@ TEST_F(RunSaverTest, AFailingCommitIsTriedAgain) {
   EXPECT_EQ(temporaries(), 0);
 }
 
+// However often a run saves, it waits with the next attempt, and counts only attempts.
+TEST_F(RunSaverTest, SavesThatAreDueDoNotShortenTheWaitAfterAFailure) {
+  RunSaver saver{*world, *engine, config, "text", std::chrono::hours(1)};
+  if (world->rank() == 1) failing_syncs = 1000;
+  for (int i = 0; i < 10; ++i) {
+    step(&saver);
+    saver.begin(progress);
+    if (i == 0) saver.drain();
+  }
+  EXPECT_EQ(failing_syncs, world->rank() == 1 ? 999 : 0);
+  EXPECT_THAT(steps_on_disk(), IsEmpty());
+  failing_syncs = 0;
+  saver.finish(progress);  // at once: the program wants to leave
+  EXPECT_THAT(steps_on_disk(), ElementsAre(10));
+}
+
 TEST_F(RunSaverTest, LeavingWaitsForAGoodSave) {
   RunSaver saver = this->saver();
   step();
@@ -242,6 +258,29 @@ TEST_F(RunSaverTest, TooManyFailuresEndTheRunAndKeepTheLastCheckpoint) {
   EXPECT_THAT(steps_on_disk(), ElementsAre(1));
   EXPECT_EQ(temporaries(), 0);
   EXPECT_TRUE(bytes_of(find_checkpoints(directory).at(0).path) == good);
+}
+
+// Step 3 is damaged, and the run goes on from step 2: two whole checkpoints stay all the same.
+TEST_F(RunSaverTest, ADamagedCheckpointIsNoneOfThoseThatAreKept) {
+  config.checkpoint.keep_last_n_checkpoints = 2;
+  {
+    RunSaver saver = this->saver();
+    for (int i = 0; i < 3; ++i) {
+      step();
+      saver.finish(progress);
+    }
+    EXPECT_THAT(steps_on_disk(), ElementsAre(3, 2));
+  }
+  if (world->rank() == 0) fs::resize_file(directory + "/step0000000003.h5", 100'000);
+  EXPECT_EQ(open_newest(*world, directory)->info().step, 2);
+  RunSaver saver = this->saver();
+  saver.set_saved(2);
+  progress.step = 4;
+  saver.finish(progress);
+  EXPECT_THAT(steps_on_disk(), ElementsAre(4, 3, 2));
+  progress.step = 5;
+  saver.finish(progress);
+  EXPECT_THAT(steps_on_disk(), ElementsAre(5, 4));
 }
 
 // The HDF5 driver communicates, so it does not write behind the run's back.

@@ -66,42 +66,6 @@ TEST(Boxes, CoverTheRangeTheyStandFor) {
   }
 }
 
-TEST_F(CheckpointTest, AnyFlippedBitIsFound) {
-  SampleState state(0, 1, true);
-  std::vector<CheckpointTensor> small(state.tensors().begin(), state.tensors().begin() + 3);
-  const std::string path = save_checkpoint(group, directory, small, sample_info(3), {}).path;
-  const auto find_damage = [&] {
-    return error_of([&] {
-      CheckpointReader reader(group, path);
-      reader.verify();
-    });
-  };
-  ASSERT_EQ(find_damage(), "");
-  const auto bytes = static_cast<std::int64_t>(fs::file_size(path));
-  const std::int64_t data = (std::int64_t{4} << 20) + 4096;  // after the block of all metadata
-  std::mt19937_64 random(3);
-  const PosixFile file(path, O_RDWR);
-  int positions = 0;
-  const auto sweep = [&](std::int64_t begin, std::int64_t end, int count) {
-    for (int i = 0; i < count; ++i, ++positions) {
-      const std::int64_t at =
-          begin + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(end - begin));
-      std::uint8_t byte = 0;
-      file.read(&byte, 1, at);
-      const auto flipped = static_cast<std::uint8_t>(byte ^ (1u << random() % 8));
-      file.write(&flipped, 1, at);
-      EXPECT_THAT(find_damage(), HasSubstr(path)) << "at byte " << at;
-      file.write(&byte, 1, at);
-    }
-  };
-  sweep(0, 4096, 150);
-  sweep(4096, 20'000, 200);
-  sweep(20'000, data, 50);
-  sweep(data, bytes, 200);
-  EXPECT_EQ(positions, 600);
-  EXPECT_EQ(find_damage(), "");
-}
-
 TEST_F(CheckpointTest, FilesThatAreNotWholeCheckpointsAreRefused) {
   const std::string path = save(3).path, whole = read_bytes(path);
   const auto error_with = [&](const std::string& bytes) {
@@ -188,7 +152,7 @@ TEST_F(CheckpointTest, LeftoversOfDeadJobsAreRemoved) {
 TEST_F(CheckpointTest, UnusableDirectories) {
   write_bytes(directory + "/file", "");
   EXPECT_THAT(error_of([&] { save(group, directory + "/file/sub", 1); }),
-              HasSubstr("cannot be created: Not a directory"));
+              HasSubstr("cannot be created: mkdir of " + directory + "/file/sub: Not a directory"));
   EXPECT_THAT(error_of([&] { save(group, "/proc/checkpoints", 1); }),
               HasSubstr("/proc/checkpoints"));
   save(group, directory + "/a/b/c", 1);

@@ -1,0 +1,1 @@
+#include "tests/io/checkpoint/corruption_suite.h"

@@ -1,0 +1,1 @@
+#include "tests/io/checkpoint/disk_faults_suite.h"

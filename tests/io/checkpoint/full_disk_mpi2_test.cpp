@@ -1,0 +1,1 @@
+#include "tests/io/checkpoint/full_disk_suite.h"
