@@ -53,8 +53,10 @@ class RunSaver {
   /// Before the program leaves: waits for post_save_command, at most post_save_timeout seconds.
   void finish_commands();
 
-  /// A checkpoint of this step exists already.
+  /// A checkpoint of this step exists already, and the run goes on from it.
   void set_saved(std::int64_t step) { saved_step_ = step; }
+  /// The newest committed checkpoint of this run's history; -1: none.
+  std::int64_t saved_step() const { return saved_step_; }
 
  private:
   void start(const Progress& progress);

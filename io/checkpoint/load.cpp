@@ -365,10 +365,12 @@ std::vector<FoundCheckpoint> find_on_rank_0(Communicator& group, const std::stri
 
 }  // namespace
 
-std::unique_ptr<CheckpointReader> open_newest(Communicator& group, const std::string& directory) {
+std::unique_ptr<CheckpointReader> open_newest(Communicator& group, const std::string& directory,
+                                              std::int64_t last_step) {
   std::string newest_reason;
   std::int64_t damaged = 0;
   for (const FoundCheckpoint& found : find_on_rank_0(group, directory)) {
+    if (found.step > last_step) continue;
     try {
       auto reader = std::make_unique<CheckpointReader>(group, found.path);
       reader->verify();
