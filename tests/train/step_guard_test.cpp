@@ -32,10 +32,10 @@ GuardsConfig guards(std::int64_t window, double loss_z, double norm_z,
 }
 
 // A run of steps as the trainer makes them: the limits decide whether one is applied.
-class Run {
+class GuardedRun {
  public:
-  explicit Run(const GuardsConfig& config) : guard_(config, state_) {}
-  Run(const GuardsConfig& config, const GuardState& state, std::int64_t step)
+  explicit GuardedRun(const GuardsConfig& config) : guard_(config, state_) {}
+  GuardedRun(const GuardsConfig& config, const GuardState& state, std::int64_t step)
       : state_(state), step_(step), guard_(config, state_) {}
 
   Verdict step(double loss, double norm, std::int64_t tokens = 100) {
@@ -111,7 +111,7 @@ TEST(SpikeDetector, AgreesWithTheReferenceOnCurves) {
     Curve curve(window);
     GuardsConfig config = guards(static_cast<std::int64_t>(window), 6, 8);
     config.max_skipped_steps = 1000;
-    Run run(config);
+    GuardedRun run(config);
     ReferenceWindow losses(window), norms(window);
     for (int i = 0; i < 1500; ++i) {
       const auto [loss, norm] = curve.next();
@@ -152,7 +152,7 @@ TEST(SpikeDetector, ByHand) {
 }
 
 TEST(SpikeDetector, JudgesNothingBeforeTheWindowIsFull) {
-  Run run(guards(8, 3, 3));
+  GuardedRun run(guards(8, 3, 3));
   for (int i = 0; i < 8; ++i) {
     EXPECT_EQ(run.guard().limits().loss, kInfinity);
     EXPECT_EQ(run.step(i == 5 ? 1e6 : 2.0, 1.0), Verdict::fine);
@@ -163,7 +163,7 @@ TEST(SpikeDetector, JudgesNothingBeforeTheWindowIsFull) {
 
 // Rounding is no spike where nothing varies; a real jump is.
 TEST(SpikeDetector, ConstantValues) {
-  Run run(guards(8, 6, 6));
+  GuardedRun run(guards(8, 6, 6));
   run.steps(8, 2.0, 0.0);
   EXPECT_EQ(run.step(2.0 * (1 + 1e-6), 0.0), Verdict::fine);
   EXPECT_EQ(run.step(2.0 * (1 + 5e-4), 0.0), Verdict::fine);
@@ -175,14 +175,14 @@ TEST(SpikeDetector, ConstantValues) {
 }
 
 TEST(SpikeDetector, LowValuesAreNoSpikes) {
-  Run run(guards(4, 3, 3));
+  GuardedRun run(guards(4, 3, 3));
   run.steps(4, 5.0, 5.0);
   EXPECT_EQ(run.step(0.1, 0.1), Verdict::fine);
 }
 
 TEST(SpikeDetector, OnlyWhatIsAskedFor) {
-  Run losses(guards(4, 3, 0)), norms(guards(4, 0, 3)), off(guards(4, 0, 0));
-  for (Run* run : {&losses, &norms, &off}) run->steps(4, 2.0, 1.0);
+  GuardedRun losses(guards(4, 3, 0)), norms(guards(4, 0, 3)), off(guards(4, 0, 0));
+  for (GuardedRun* run : {&losses, &norms, &off}) run->steps(4, 2.0, 1.0);
   EXPECT_EQ(losses.step(2.0, 100.0), Verdict::fine);
   EXPECT_EQ(losses.step(3.0, 1.0), Verdict::skipped);
   EXPECT_EQ(norms.step(100.0, 1.0), Verdict::fine);
@@ -192,7 +192,7 @@ TEST(SpikeDetector, OnlyWhatIsAskedFor) {
 }
 
 TEST(SpikeDetector, AStepWithoutLossSaysNothing) {
-  Run run(guards(4, 3, 3));
+  GuardedRun run(guards(4, 3, 3));
   run.steps(4, 2.0, 1.0);
   const GuardState before = run.state();
   EXPECT_EQ(run.step(0.0, 0.0, 0), Verdict::fine);
@@ -201,7 +201,7 @@ TEST(SpikeDetector, AStepWithoutLossSaysNothing) {
 }
 
 TEST(SpikeDetector, SkippedStepsStayOutOfTheWindow) {
-  Run run(guards(4, 3, 3));
+  GuardedRun run(guards(4, 3, 3));
   run.steps(4, 2.0, 1.0);
   const std::vector<double> before = run.state().losses;
   EXPECT_EQ(run.step(9.0, 1.0), Verdict::skipped);
@@ -219,7 +219,7 @@ TEST(SpikeDetector, SkippedStepsStayOutOfTheWindow) {
 TEST(SpikeDetector, WarningsApplyTheStepAndEndWithANewLevel) {
   GuardsConfig config = guards(4, 3, 3, "warn");
   config.max_skipped_steps = 3;
-  Run run(config);
+  GuardedRun run(config);
   run.steps(4, 2.0, 1.0);
   for (int i = 0; i < 3; ++i) {
     ::testing::internal::CaptureStderr();
@@ -235,7 +235,7 @@ TEST(SpikeDetector, WarningsApplyTheStepAndEndWithANewLevel) {
 TEST(StepGuard, StopsAfterSkipsInARowWithADiagnosis) {
   GuardsConfig config = guards(4, 3, 3);
   config.max_skipped_steps = 3;
-  Run run(config);
+  GuardedRun run(config);
   run.steps(4, 2.0, 1.0);
   EXPECT_EQ(run.step(8.5, 1.0), Verdict::skipped);
   EXPECT_EQ(run.step(kNan, kNan), Verdict::skipped);
@@ -253,7 +253,7 @@ TEST(StepGuard, StopsAfterSkipsInARowWithADiagnosis) {
 }
 
 TEST(StepGuard, NonFiniteStepsStopWithoutADetector) {
-  Run run(guards(128, 0, 0));
+  GuardedRun run(guards(128, 0, 0));
   for (int i = 0; i < 9; ++i) EXPECT_EQ(run.step(kInfinity, 1.0), Verdict::skipped);
   EXPECT_EQ(run.step(1.0, kNan), Verdict::stop);
   EXPECT_THAT(run.guard().diagnosis(1),
@@ -264,7 +264,7 @@ TEST(StepGuard, NonFiniteStepsStopWithoutADetector) {
 TEST(StepGuard, RewindsToACheckpointUntilThereWereTooMany) {
   GuardsConfig config = guards(4, 3, 3, "rewind");
   config.max_rewinds = 2;
-  Run run(config);
+  GuardedRun run(config);
   run.steps(4, 2.0, 1.0);
   EXPECT_EQ(run.step(9.0, 1.0), Verdict::skipped);  // no checkpoint yet
   run.set_checkpoint(4);
@@ -283,8 +283,8 @@ TEST(GuardState, GoesOnBitForBit) {
     Curve curve(5), same(5);
     GuardsConfig config = guards(16, 4, 4);
     config.max_skipped_steps = 1000;
-    Run straight(config);
-    std::optional<Run> run(std::in_place, config);
+    GuardedRun straight(config);
+    std::optional<GuardedRun> run(std::in_place, config);
     for (int i = 0; i < 400; ++i) {
       if (i == cut) {
         GuardState copy = run->state();
@@ -302,9 +302,9 @@ TEST(GuardState, GoesOnBitForBit) {
 }
 
 TEST(GuardState, ASmallerWindowKeepsTheNewest) {
-  Run run(guards(16, 4, 4));
+  GuardedRun run(guards(16, 4, 4));
   for (int i = 0; i < 16; ++i) run.step(2.0 + 0.1 * i, 1.0);
-  Run smaller(guards(4, 4, 4), run.state(), 16);
+  GuardedRun smaller(guards(4, 4, 4), run.state(), 16);
   smaller.guard().limits();
   EXPECT_EQ(smaller.state().losses.size(), 4u);
   EXPECT_EQ(smaller.state().losses.front(), 2.0 + 0.1 * 12);
