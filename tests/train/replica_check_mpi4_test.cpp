@@ -121,9 +121,10 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& param) { return std::string(param.param.name); });
 
 // A step that is skipped on all ranks leaves equal copies; one rank that skips alone is named.
+// (With ZeRO it would not join in gathering the weights: the watchdog names it.)
 TEST_F(ReplicaCheckTest, AStepThatOneRankSkipsIsFound) {
-  for (const Layout& layout : {Layout{"", 1, 1, 0}, Layout{"", 1, 1, 1}, Layout{"", 2, 1, 0},
-                               Layout{"", 1, 2, 0}, Layout{"", 1, 2, 1}}) {
+  for (const Layout& layout :
+       {Layout{"", 1, 1, 0}, Layout{"", 2, 1, 0}, Layout{"", 1, 2, 0}, Layout{"", 2, 2, 0}}) {
     start(layout);
     step();
     EXPECT_EQ(check(), "");
@@ -132,7 +133,7 @@ TEST_F(ReplicaCheckTest, AStepThatOneRankSkipsIsFound) {
     const bool alone = world->rank() == 2;
     const Engine::StepLimits one{.loss = 1.0};
     EXPECT_EQ(step(alone ? one : Engine::StepLimits{}).applied, !alone);
-    EXPECT_THAT(check(), AllOf(HasSubstr("rank 2 ("), HasSubstr("differs from rank")));
+    EXPECT_THAT(check(), AllOf(HasSubstr("rank 2 ("), HasSubstr("differ")));
   }
 }
 
