@@ -31,6 +31,15 @@ RunSaver::RunSaver(Communicator& world, Engine& engine, const Config& config,
       first_retry_(first_retry),
       background_(saves_in_background(config.checkpoint)) {
   const CheckpointConfig& c = config.checkpoint;
+  std::string error;
+  try {
+    const std::size_t bytes = checkpoint_copy_bytes(engine.model(), c);
+    if (bytes > 0) snapshot_.emplace(bytes, engine.ops().device());
+  } catch (const Error& failure) {
+    error = std::string(failure.what()) +
+            "; the CPU engine needs none with checkpoint.async_save = false";
+  }
+  agree(world, "allocating the memory that checkpoints are copied to", error);
   if (world.rank() == 0 && !c.post_save_command.empty()) {
     command_.emplace(c.post_save_command, std::chrono::duration<double>(c.post_save_timeout));
   }
@@ -63,7 +72,7 @@ void RunSaver::start(const Progress& progress) {
   try {
     RunImage image =
         run_image(engine_.model(), engine_.optimizer(), config_, config_text_, progress);
-    copy_to_host(image);
+    if (snapshot_) snapshot_->take(image.tensors, engine_.stream());
     SaveOptions options = save_options(config_.checkpoint);
     // What the command still reads (an upload, say) goes at a later save.
     options.keep = [this, milestone = options.keep](std::int64_t step) {
@@ -75,17 +84,6 @@ void RunSaver::start(const Progress& progress) {
   } catch (const Error& error) {
     failed(error.what());
   }
-}
-
-void RunSaver::copy_to_host(RunImage& image) {
-  if (!background_ && engine_.ops().device().is_cpu()) return;
-  std::string error;  // memory may run out on one rank alone
-  try {
-    snapshot_.take(image.tensors, engine_.stream());
-  } catch (const Error& failure) {
-    error = failure.what();
-  }
-  agree(world_, fmt::format("saving the checkpoint of step {}", pending_step_), error);
 }
 
 // All ranks have written.

@@ -19,11 +19,12 @@ namespace neox {
 
 /// A save that fails (disk full, I/O error, on any rank) is a warning: training goes on, and the
 /// state of then is saved after first_retry, twice that, four times that, ... (at most 64 times).
-/// After checkpoint.max_failures failures in a row it is an Error. All methods but mine_*() are
-/// collective over the run's ranks.
+/// After checkpoint.max_failures failures in a row it is an Error. The constructor and all methods
+/// but mine_*() are collective over the run's ranks.
 class RunSaver {
  public:
-  /// The state that is saved is `engine`'s. `config.checkpoint.save` must not be empty.
+  /// The state that is saved is `engine`'s. `config.checkpoint.save` must not be empty. Allocates
+  /// the copy's memory; throws the same Error on every rank when it is missing anywhere.
   RunSaver(Communicator& world, Engine& engine, const Config& config, std::string config_text,
            std::chrono::milliseconds first_retry = std::chrono::seconds(10));
 
@@ -60,7 +61,6 @@ class RunSaver {
 
  private:
   void start(const Progress& progress);
-  void copy_to_host(RunImage& image);
   void commit();
   void complete();
   void failed(const std::string& message);
@@ -72,7 +72,7 @@ class RunSaver {
   std::string config_text_;
   std::chrono::milliseconds first_retry_;
   bool background_;
-  HostSnapshot snapshot_;
+  std::optional<HostSnapshot> snapshot_;  // where saving needs a copy
   std::optional<CheckpointSave> pending_;
   std::int64_t pending_step_ = -1;
   double stood_still_ = 0;  // seconds that the pending save has kept training waiting

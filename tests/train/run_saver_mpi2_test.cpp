@@ -136,9 +136,9 @@ TEST_F(RunSaverTest, TheStateOfItsStepIsSavedWhileTrainingGoesOn) {
   step();
   step();
   const std::string want = saved_at_once(2);
+  const std::int64_t before = allocation_counts().bytes_live;
   RunSaver saver = this->saver();
   slow_writes = 20;
-  const std::int64_t before = allocation_counts().bytes_live;
   saver.begin(progress);
   EXPECT_EQ(allocation_counts().bytes_live - before,
             static_cast<std::int64_t>(engine->memory_plan().checkpoint_copy));
