@@ -25,7 +25,8 @@ Program describe_program(DryRunRequest& dry_run, bool& profile) {
   program.usage =
       "mpirun -np N neox_train --config FILE [--config FILE ...] [--section.option VALUE ...]";
   program.sections = {"model", "parallel", "precision", "batch",     "optimizer",  "schedule",
-                      "train", "system",   "data",      "tokenizer", "checkpoint", "logging"};
+                      "train", "system",   "data",      "tokenizer", "checkpoint", "guards",
+                      "logging"};
   program.options = dry_run.options();
   program.options.push_back({"profile", &profile, "same as --logging.profile"});
   return program;

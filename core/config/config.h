@@ -150,8 +150,9 @@ struct DataConfig {
   std::int64_t eod_token = -1;  // -1: the tokenizer's
   bool eod_mask_loss = false;
   bool mmap_warmup = false;
-  std::string index_cache_dir;  // empty: beside the data
-  std::int64_t prefetch = 4;    // steps read ahead
+  std::string index_cache_dir;                  // empty: beside the data
+  std::int64_t prefetch = 4;                    // steps read ahead
+  std::vector<std::string> skip_sample_ranges;  // "a-b", inclusive, in the run's order of samples
 
   friend bool operator==(const DataConfig&, const DataConfig&) = default;
 };
@@ -189,12 +190,26 @@ struct CheckpointConfig {
   friend bool operator==(const CheckpointConfig&, const CheckpointConfig&) = default;
 };
 
+/// [guards]
+struct GuardsConfig {
+  std::int64_t spike_window = 128;      // steps
+  double loss_z = 0;                    // standard deviations; 0: off
+  double grad_norm_z = 0;               // 0: off
+  std::string action = "skip";          // warn skip rewind
+  std::int64_t max_skipped_steps = 10;  // in a row
+  std::int64_t max_rewinds = 3;
+
+  bool detects_spikes() const { return loss_z > 0 || grad_norm_z > 0; }
+  friend bool operator==(const GuardsConfig&, const GuardsConfig&) = default;
+};
+
 /// [logging]
 struct LoggingConfig {
   std::string log_dir;  // empty: save, or none
   std::int64_t log_interval = 1;
   std::string tensorboard_dir;         // empty: <log_dir>/tensorboard
   double peak_theoretical_tflops = 0;  // per rank; 0: no MFU
+  bool log_samples = false;            // <log_dir>/samples.jsonl
   bool progress = true;
   bool profile = false;
   bool verbose = false;
@@ -231,6 +246,7 @@ struct Config {
   DataConfig data;
   TokenizerConfig tokenizer;
   CheckpointConfig checkpoint;
+  GuardsConfig guards;
   LoggingConfig logging;
   GenerateConfig generate;
 

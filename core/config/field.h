@@ -42,6 +42,9 @@ inline TokenizerConfig& part(Config& c, TokenizerConfig*) {
 inline CheckpointConfig& part(Config& c, CheckpointConfig*) {
   return c.checkpoint;
 }
+inline GuardsConfig& part(Config& c, GuardsConfig*) {
+  return c.guards;
+}
 inline LoggingConfig& part(Config& c, LoggingConfig*) {
   return c.logging;
 }

@@ -23,6 +23,7 @@ constexpr Section kSections[] = {
     {"data", "Token files"},
     {"tokenizer", "Tokenizer"},
     {"checkpoint", "Checkpoints and resuming"},
+    {"guards", "What happens to steps whose numbers are not finite, or spike"},
     {"logging", "What is shown and recorded"},
     {"generate", "Text generation"},
 };
@@ -80,6 +81,7 @@ std::vector<Option> build_table() {
   append("data", data_options());
   append("tokenizer", tokenizer_options());
   append("checkpoint", checkpoint_options());
+  append("guards", guards_options());
   append("logging", logging_options());
   append("generate", generate_options());
   return all;

@@ -102,6 +102,7 @@ std::vector<Option> system_options();
 std::vector<Option> data_options();
 std::vector<Option> tokenizer_options();
 std::vector<Option> checkpoint_options();
+std::vector<Option> guards_options();
 std::vector<Option> logging_options();
 std::vector<Option> generate_options();
 

@@ -2,6 +2,7 @@
 #include <charconv>
 
 #include "core/config/field.h"
+#include "core/config/sample_ranges.h"
 
 namespace neox {
 
@@ -43,6 +44,15 @@ std::string validate_split(const Config& c) {
     begin = end + 1;
   }
   return parts <= 3 && sum > 0 ? "" : kExpected;
+}
+
+std::string validate_skip_ranges(const Config& c) {
+  try {
+    parse_sample_ranges(c.data.skip_sample_ranges);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
 }
 
 }  // namespace
@@ -107,6 +117,10 @@ std::vector<Option> data_options() {
        .doc = "Steps read ahead in the background",
        .unit = "steps",
        .range = count(0, 1e4)},
+      {.name = "skip_sample_ranges",
+       .field = at<&DataConfig::skip_sample_ranges>(),
+       .doc = "Samples that are not trained on: a-b, both included, as numbers of samples.jsonl",
+       .validate = validate_skip_ranges},
   };
 }
 
@@ -232,6 +246,9 @@ std::vector<Option> logging_options() {
        .unit = "TFLOP/s",
        .default_means = "unknown",
        .range = kNotNegative},
+      {.name = "log_samples",
+       .field = at<&LoggingConfig::log_samples>(),
+       .doc = "Write the ids of the samples of each step to log_dir/samples.jsonl"},
       {.name = "progress",
        .field = at<&LoggingConfig::progress>(),
        .doc = "Progress bar, when standard error is a terminal"},

@@ -1,4 +1,5 @@
-// The options of [parallel], [precision], [batch], [optimizer], [schedule], [train] and [system].
+// The options of [parallel], [precision], [batch], [optimizer], [schedule], [train], [guards] and
+// [system].
 #include "core/config/field.h"
 
 namespace neox {
@@ -38,6 +39,12 @@ constexpr Choice kDecays[] = {
     {"cosine", "half a cosine from lr to min_lr"},
     {"exponential", "lr exp(-0.693 progress), not below min_lr"},
     {"wsd", "warm-up, stable at lr, then down to min_lr over the last wsd_decay_fraction"}};
+
+constexpr Choice kSpikeActions[] = {
+    {"warn", "say so, and train on it"},
+    {"skip", "the step changes nothing; the next one takes new samples"},
+    {"rewind",
+     "go back to the newest checkpoint, and leave out the samples from there to the spike"}};
 
 constexpr Choice kDevices[] = {
     {"auto", "cuda where this machine can, else cpu"},
@@ -278,6 +285,40 @@ std::vector<Option> train_options() {
        .doc = "End the job, naming the rank, when one makes no progress for so long; 0: off",
        .unit = "seconds",
        .range = kNotNegative},
+  };
+}
+
+std::vector<Option> guards_options() {
+  return {
+      {.name = "spike_window",
+       .field = at<&GuardsConfig::spike_window>(),
+       .doc =
+           "Latest steps whose mean and deviation a step is compared with, once there are so many",
+       .unit = "steps",
+       .range = count(2, 1e5)},
+      {.name = "loss_z",
+       .field = at<&GuardsConfig::loss_z>(),
+       .doc = "A step whose loss is so far above the window's mean is a spike; 0: off",
+       .unit = "standard deviations",
+       .range = kNotNegative},
+      {.name = "grad_norm_z",
+       .field = at<&GuardsConfig::grad_norm_z>(),
+       .doc = "A step whose gradient norm is so far above the window's mean is a spike; 0: off",
+       .unit = "standard deviations",
+       .range = kNotNegative},
+      {.name = "action",
+       .field = at<&GuardsConfig::action>(),
+       .doc = "What is done about a spike",
+       .choices = kSpikeActions},
+      {.name = "max_skipped_steps",
+       .field = at<&GuardsConfig::max_skipped_steps>(),
+       .doc = "End the run when so many steps in a row were skipped",
+       .unit = "steps",
+       .range = count(1)},
+      {.name = "max_rewinds",
+       .field = at<&GuardsConfig::max_rewinds>(),
+       .doc = "End the run at a spike after so many rewinds",
+       .range = count(0, 1000)},
   };
 }
 

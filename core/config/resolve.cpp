@@ -353,6 +353,15 @@ void check_checkpoint(const CheckpointConfig& k, Checker& c) {
   }
 }
 
+void check_guards(const Config& config, Checker& c) {
+  const GuardsConfig& g = config.guards;
+  if (!g.detects_spikes() || g.action != "rewind") return;
+  c.check(!config.checkpoint.save.empty(), "guards.action",
+          "there is nothing to go back to: set checkpoint.save");
+  c.check(!config.checkpoint.no_save_optim, "checkpoint.no_save_optim",
+          "guards.action = rewind needs checkpoints with optimizer state");
+}
+
 void derive_rest(Config& config) {
   TrainConfig& t = config.train;
   for (std::int64_t* seed : {&t.seed_init, &t.seed_data, &t.seed_dropout}) {
@@ -418,7 +427,10 @@ void resolve(Config& config, std::int64_t world_size, const Origins& origins,
   resolve_schedule(result, checker);
   check_data(result.data, checker);
   check_checkpoint(result.checkpoint, checker);
+  check_guards(result, checker);
   derive_rest(result);
+  checker.check(!result.logging.log_samples || !result.logging.log_dir.empty(),
+                "logging.log_samples", "there is no directory for it: set logging.log_dir");
   checker.finish();
   config = result;
 }

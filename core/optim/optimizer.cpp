@@ -1,7 +1,6 @@
 #include "core/optim/optimizer.h"
 
 #include <cmath>
-#include <limits>
 
 namespace neox {
 
@@ -12,35 +11,43 @@ Optimizer::Optimizer(ParameterStore& store, const OptimizerConfig& config, const
       ops_(ops),
       stream_(stream),
       world_(world),
-      square_sum_({1}, DType::f64, store.device(), store.dry_run()),
+      sums_({2}, DType::f64, store.device(), store.dry_run()),
       scale_({1}, DType::f32, store.device(), store.dry_run()),
-      host_square_sum_({1}, DType::f64, {}, store.dry_run()) {
+      host_sums_({2}, DType::f64, {}, store.dry_run()) {
   require(store.mode() == StoreMode::training,
           "internal error: an optimizer needs a store in training mode");
   require(config.betas.size() == 2, "optimizer.betas needs two values, found {}",
           config.betas.size());
 }
 
-double Optimizer::step(double lr, bool skip) {
-  fill_zero(stream_, square_sum_);
+UpdateResult Optimizer::step(double lr, const UpdateGuard& guard) {
+  const Tensor square_sum = sums_.tensor.slice(0, 1);
+  if (!store_.dry_run()) host_sums_.tensor.ptr<double>()[1] = guard.loss;
+  copy(stream_, host_sums_.tensor.slice(1, 2), sums_.tensor.slice(1, 2));
+  fill_zero(stream_, square_sum);
   for (const StatePiece& piece : store_.owned_pieces()) {
     if (!piece.counted) continue;
-    ops_.square_sum(stream_, store_.piece(State::gradients, piece), square_sum_, true);
-  }
-  if (skip) {  // travels with the norm, so that it costs no message of its own
-    host_square_sum_.tensor.ptr<double>()[0] = std::numeric_limits<double>::quiet_NaN();
-    copy(stream_, host_square_sum_, square_sum_);
+    ops_.square_sum(stream_, store_.piece(State::gradients, piece), square_sum, true);
   }
   if (world_ != nullptr) {
     const TrafficScope scope(*world_, Purpose::norm);
-    world_->all_reduce(square_sum_, ReduceOp::sum, stream_).wait(stream_);
+    world_->all_reduce(sums_, ReduceOp::sum, stream_).wait(stream_);
   }
-  ops_.clip_scale(stream_, square_sum_, static_cast<float>(config_.gradient_clipping), scale_);
-  copy(stream_, square_sum_, host_square_sum_);
+  ops_.clip_scale(stream_, square_sum, static_cast<float>(config_.gradient_clipping), scale_);
+  copy(stream_, sums_, host_sums_);
   stream_.synchronize();
-  const double norm = store_.dry_run() ? 0.0 : std::sqrt(host_square_sum_.tensor.ptr<double>()[0]);
-  if (!std::isfinite(norm)) return norm;
+  UpdateResult result;
+  if (!store_.dry_run()) {
+    result.grad_norm = std::sqrt(host_sums_.tensor.ptr<double>()[0]);
+    result.loss = host_sums_.tensor.ptr<double>()[1];
+  }
+  result.applied = std::isfinite(result.grad_norm) && std::isfinite(result.loss) &&
+                   result.grad_norm <= guard.max_grad_norm && result.loss <= guard.max_loss;
+  if (result.applied) update(lr);
+  return result;
+}
 
+void Optimizer::update(double lr) {
   AdamW hyper;
   hyper.lr = static_cast<float>(lr);
   hyper.beta1 = static_cast<float>(config_.betas[0]);
@@ -55,12 +62,11 @@ double Optimizer::step(double lr, bool skip) {
                store_.has_separate_main() ? part(State::weights) : Tensor{});
   }
   store_.weights_changed(ops_);
-  return norm;
 }
 
 std::size_t Optimizer::bytes() const {
   std::size_t bytes = 0;
-  for (const OwnedTensor* t : {&square_sum_, &scale_, &host_square_sum_}) {
+  for (const OwnedTensor* t : {&sums_, &scale_, &host_sums_}) {
     bytes += t->tensor.bytes();
   }
   return bytes;

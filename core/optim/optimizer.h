@@ -1,11 +1,27 @@
 #pragma once
 // The optimizer step over a ParameterStore: gradient norm, clipping, AdamW.
 
+#include <limits>
+
 #include "comm/communicator.h"
 #include "core/config/config.h"
 #include "core/model/parameter_store.h"
 
 namespace neox {
+
+/// What makes a step change nothing, on any rank.
+struct UpdateGuard {
+  double loss = 0.0;  ///< this rank's share of the step's loss; the shares' sum is the loss
+  double max_loss = std::numeric_limits<double>::infinity();
+  double max_grad_norm = std::numeric_limits<double>::infinity();
+};
+
+/// A step as all ranks see it.
+struct UpdateResult {
+  double loss = 0.0;       ///< the sum of UpdateGuard::loss over the ranks
+  double grad_norm = 0.0;  ///< before clipping
+  bool applied = false;    ///< false: nothing was changed
+};
 
 class Optimizer {
  public:
@@ -16,10 +32,11 @@ class Optimizer {
   /// One step with learning rate `lr`. Gradients must be final (DataParallel::finish_gradients).
   /// Clipping: g *= min(1, gradient_clipping / (norm + 1e-6)), norm = L2 over all parameters of the
   /// model: the squares of every rank's owned, counted elements, piece by piece in f64, then summed
-  /// over the world in rank order; so it does not depend on the ZeRO stage. Returns the norm before
-  /// clipping. When it is not finite, nothing is changed, on any rank. `skip`: on any rank, makes
-  /// the norm NaN on all (a loss that is not finite, say). Collective.
-  double step(double lr, bool skip = false);
+  /// over the world in rank order; so it does not depend on the ZeRO stage. Nothing is changed, on
+  /// any rank, when loss or norm is not finite or above its maximum, which must be equal on all
+  /// ranks: the loss travels with the norm, so that every rank decides on the same two numbers.
+  /// Collective.
+  UpdateResult step(double lr, const UpdateGuard& guard = {});
 
   /// Steps taken: AdamW's t of the last step.
   std::int64_t steps_taken() const { return steps_; }
@@ -29,12 +46,15 @@ class Optimizer {
   std::size_t bytes() const;
 
  private:
+  void update(double lr);
+
   ParameterStore& store_;
   OptimizerConfig config_;
   const Backend& ops_;
   Stream& stream_;
   Communicator* world_;
-  OwnedTensor square_sum_, scale_, host_square_sum_;
+  OwnedTensor sums_;  // f64 [2]: square sum of the gradients, loss
+  OwnedTensor scale_, host_sums_;
   std::int64_t steps_ = 0;
 };
 

@@ -1,12 +1,30 @@
 #include "core/train/data_source.h"
 
+#include <algorithm>
+
 #include "core/base/error.h"
+#include "core/base/log.h"
 
 namespace neox {
 namespace {
 
 bool wants_validation(const Config& config) {
   return config.train.eval_interval > 0 && config.train.eval_iters > 0;
+}
+
+BatchLoaderOptions loader_options(const Config& config, const BatchSizes& sizes,
+                                  const Communicator& group, std::int64_t steps) {
+  BatchLoaderOptions options;
+  options.batch_sizes = sizes;
+  options.micro_batch = config.batch.train_micro_batch_size_per_gpu;
+  options.dp_rank = group.rank();
+  options.dp_size = group.size();
+  options.eod = config.data.eod_token;
+  options.eod_mask_loss = config.data.eod_mask_loss;
+  options.vocab_size = config.model.vocab_size;
+  options.prefetch = config.data.prefetch;
+  options.steps_needed = steps;
+  return options;
 }
 
 }  // namespace
@@ -53,6 +71,45 @@ RunData open_run_data(const Config& config) {
                        valid_samples, options);
   }
   return data;
+}
+
+std::vector<SampleRange> skipped_samples(const Config& config, const RunData& data,
+                                         std::span<const SampleRange> rewound) {
+  std::vector<SampleRange> ranges = parse_sample_ranges(config.data.skip_sample_ranges);
+  for (const SampleRange& range : ranges) {
+    require(range.last < data.train->size(),
+            "data.skip_sample_ranges: {}-{} goes beyond the last sample, {}, of this run's order",
+            range.first, range.last, data.train->size() - 1);
+  }
+  ranges.insert(ranges.end(), rewound.begin(), rewound.end());
+  return merged(std::move(ranges));
+}
+
+BatchLoader open_train_loader(const Config& config, const RunData& data, const DataPosition& start,
+                              std::int64_t steps, std::span<const SampleRange> rewound,
+                              const Communicator& group) {
+  const BatchSizes sizes = batch_sizes(config.batch);
+  BatchLoaderOptions options = loader_options(config, sizes, group, steps);
+  options.skipped = skipped_samples(config, data, rewound);
+  if (!options.skipped.empty()) {
+    const std::int64_t needed = sizes.after(start.consumed_samples, steps) - start.consumed_samples;
+    const SampleOrder order(data.train->size(), options.skipped);
+    const std::int64_t end = order.find(start.next_sample, needed - 1) + 1;
+    log_info("samples left out: {}{}", text_of(options.skipped),
+             end <= order.size()
+                 ? ""
+                 : fmt::format("; the last {} samples of the run are taken from "
+                               "the beginning of the order again",
+                               order.kept_before(end) -
+                                   std::max(order.kept(), order.kept_before(start.next_sample))));
+  }
+  return {*data.train, options, start};
+}
+
+BatchLoader open_valid_loader(const Config& config, const RunData& data,
+                              const Communicator& group) {
+  return {*data.valid,
+          loader_options(config, config.batch.train_batch_size, group, config.train.eval_iters), 0};
 }
 
 std::string fingerprint(const RunData& data) {

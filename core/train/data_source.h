@@ -3,8 +3,14 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
+#include <string>
+#include <vector>
 
+#include "comm/communicator.h"
 #include "core/config/config.h"
+#include "core/config/sample_ranges.h"
+#include "io/data/batch_loader.h"
 #include "io/data/batch_sizes.h"
 #include "io/data/token_dataset.h"
 
@@ -22,6 +28,19 @@ BatchSizes batch_sizes(const BatchConfig& config);
 /// train_iters steps. Every validation uses the same eval_iters global batches, so that its
 /// losses compare; they are absent when eval_interval or eval_iters is 0.
 RunData open_run_data(const Config& config);
+
+/// The samples that a run leaves out: data.skip_sample_ranges, and `rewound`. Merged. Throws Error
+/// when an option's range goes beyond the run's samples.
+std::vector<SampleRange> skipped_samples(const Config& config, const RunData& data,
+                                         std::span<const SampleRange> rewound);
+
+/// Hands out the training samples of the `steps` steps left from `start` on, for a rank of the
+/// data-parallel `group`; says what is left out.
+BatchLoader open_train_loader(const Config& config, const RunData& data, const DataPosition& start,
+                              std::int64_t steps, std::span<const SampleRange> rewound,
+                              const Communicator& group);
+/// Hands out one validation's samples.
+BatchLoader open_valid_loader(const Config& config, const RunData& data, const Communicator& group);
 
 /// A line per part, "train 1a2b..." : equal on all ranks that read the same data.
 std::string fingerprint(const RunData& data);

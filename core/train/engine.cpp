@@ -138,17 +138,21 @@ void Engine::initialise(std::uint64_t seed) {
 }
 
 Engine::StepResult Engine::train_step(std::span<const MicroBatch> batches, double gradient_scale,
-                                      std::int64_t step, double lr) {
+                                      std::int64_t step, double lr, const StepLimits& limits) {
   data_parallel_->begin_step(static_cast<std::int64_t>(batches.size()));
   StepResult result;
   result.loss_sum = runner_->train(batches, gradient_scale, step, *data_parallel_);
+  // The ranks of a tensor group computed the same losses.
+  if (topology_.coordinates().tensor != 0) result.loss_sum = 0.0;
   Activity::set("gradient reduction", step + 1);
   data_parallel_->finish_gradients();
   Activity::set("optimizer", step + 1);
-  result.grad_norm = optimizer_->step(lr, !std::isfinite(result.loss_sum));
+  const UpdateResult update =
+      optimizer_->step(lr, {result.loss_sum * gradient_scale, limits.loss, limits.grad_norm});
   data_parallel_->gather_weights();
-  // The ranks of a tensor group computed the same losses.
-  if (topology_.coordinates().tensor != 0) result.loss_sum = 0.0;
+  result.loss = update.loss;
+  result.grad_norm = update.grad_norm;
+  result.applied = update.applied;
   return result;
 }
 

@@ -3,6 +3,7 @@
 // the steps over them. No files, no loop, no log: those are the Trainer's.
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -63,13 +64,24 @@ class Engine {
 
   struct StepResult {
     double loss_sum = 0.0;   ///< this rank's share of the sum of losses over unmasked tokens
-    double grad_norm = 0.0;  ///< before clipping; not finite, as when a rank's loss is not:
-                             ///< nothing was changed
+    double loss = 0.0;       ///< the sum over all ranks, times gradient_scale
+    double grad_norm = 0.0;  ///< before clipping
+    bool applied = false;    ///< false: nothing was changed, on any rank
   };
-  /// One optimizer step on this rank's micro-batches. `gradient_scale`: 1 / unmasked tokens of the
-  /// global batch. Collective.
+  /// What a step's loss and gradient norm may be; equal on all ranks.
+  struct StepLimits {
+    double loss = std::numeric_limits<double>::infinity();
+    double grad_norm = std::numeric_limits<double>::infinity();
+  };
+  /// One optimizer step on this rank's micro-batches; when loss or gradient norm is not finite or
+  /// above its limit it changes nothing. `gradient_scale`: 1 / unmasked tokens of the global batch.
+  /// Collective.
   StepResult train_step(std::span<const MicroBatch> batches, double gradient_scale,
-                        std::int64_t step, double lr);
+                        std::int64_t step, double lr, const StepLimits& limits);
+  StepResult train_step(std::span<const MicroBatch> batches, double gradient_scale,
+                        std::int64_t step, double lr) {
+    return train_step(batches, gradient_scale, step, lr, StepLimits{});
+  }
   /// This rank's share of the sum of losses over unmasked tokens. Collective.
   double evaluate(std::span<const MicroBatch> batches);
 

@@ -60,6 +60,8 @@ class RunSaver {
   /// The run continues from the checkpoint of this step in checkpoint.save. Later ones that lie
   /// there (damaged ones, say) do not count among the last that are kept.
   void set_saved(std::int64_t step);
+  /// The newest committed checkpoint of this run's history; -1: none.
+  std::int64_t saved_step() const { return saved_step_; }
 
  private:
   void attempt(const Progress& progress);

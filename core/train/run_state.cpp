@@ -1,6 +1,8 @@
 #include "core/train/run_state.h"
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include <fmt/ranges.h>
 
@@ -18,6 +20,8 @@ constexpr const char* kMain = "/optimizer/master";
 constexpr const char* kExpAvg = "/optimizer/exp_avg";
 constexpr const char* kExpAvgSq = "/optimizer/exp_avg_sq";
 constexpr const char* kConfigText = "/config/effective";
+constexpr const char* kGuards = "/guards";
+constexpr const char* kWindow = "/guards/window";
 
 CheckpointTensor checkpoint_tensor(const ParameterStore& store, const std::string& section,
                                    State state, ParameterId id, const ParameterPiece& piece) {
@@ -63,6 +67,16 @@ std::vector<CheckpointTensor> run_tensors(const Transformer& model, bool with_op
   return tensors;
 }
 
+void add_guards(const GuardState& guards, CheckpointInfo& info) {
+  if (guards == GuardState{}) return;
+  info.groups[kGuards] = {{"in_a_row", guards.in_a_row},
+                          {"spikes_in_a_row", guards.spikes_in_a_row},
+                          {"skipped_steps", guards.skipped_steps},
+                          {"rewinds", guards.rewinds},
+                          {"rewound_samples", text_of(guards.rewound_samples)}};
+  if (!guards.losses.empty()) info.texts[kWindow] = window_text(guards);
+}
+
 CheckpointInfo run_info(const Transformer& model, const Optimizer& optimizer, const Config& config,
                         const std::string& config_text, const Progress& progress) {
   CheckpointInfo info;
@@ -82,7 +96,9 @@ CheckpointInfo run_info(const Transformer& model, const Optimizer& optimizer, co
                               {"decay_iters", config.schedule.lr_decay_iters}};
   info.groups["/data"] = {{"seed", config.train.seed_data},
                           {"consumed_samples", progress.consumed_samples},
-                          {"consumed_tokens", progress.consumed_tokens}};
+                          {"consumed_tokens", progress.consumed_tokens},
+                          {"next_sample", progress.next_sample}};
+  add_guards(progress.guards, info);
   // Counter-based: the seeds and the step are the whole state of every generator.
   info.groups["/rng"] = {{"kind", std::string("philox4x32-10")},
                          {"seed_init", config.train.seed_init},
@@ -139,17 +155,41 @@ class TensorLoader {
   std::vector<std::pair<std::size_t, Tensor>> converted_;
 };
 
-std::int64_t integer_attribute(const CheckpointReader& reader, const std::string& group,
-                               const std::string& name) {
+template <class T>
+std::optional<T> find_attribute(const CheckpointReader& reader, const std::string& group,
+                                const std::string& name) {
   const auto& groups = reader.info().groups;
   const auto found = groups.find(group);
-  if (found != groups.end()) {
-    const auto value = found->second.find(name);
-    if (value != found->second.end() && std::holds_alternative<std::int64_t>(value->second)) {
-      return std::get<std::int64_t>(value->second);
-    }
+  if (found == groups.end()) return std::nullopt;
+  const auto value = found->second.find(name);
+  if (value == found->second.end() || !std::holds_alternative<T>(value->second)) {
+    return std::nullopt;
   }
-  fail("the checkpoint {} lacks the attribute {} of {}", reader.path(), name, group);
+  return std::get<T>(value->second);
+}
+
+template <class T>
+T attribute(const CheckpointReader& reader, const std::string& group, const std::string& name) {
+  std::optional<T> value = find_attribute<T>(reader, group, name);
+  if (!value) fail("the checkpoint {} lacks the attribute {} of {}", reader.path(), name, group);
+  return *std::move(value);
+}
+
+GuardState read_guards(const CheckpointReader& reader) {
+  GuardState guards;
+  if (!reader.info().groups.contains(kGuards)) return guards;
+  const auto number = [&](const char* name) {
+    return attribute<std::int64_t>(reader, kGuards, name);
+  };
+  guards.in_a_row = number("in_a_row");
+  guards.spikes_in_a_row = number("spikes_in_a_row");
+  guards.skipped_steps = number("skipped_steps");
+  guards.rewinds = number("rewinds");
+  guards.rewound_samples =
+      read_sample_ranges(attribute<std::string>(reader, kGuards, "rewound_samples"));
+  const auto window = reader.info().texts.find(kWindow);
+  if (window != reader.info().texts.end()) read_window(window->second, guards);
+  return guards;
 }
 
 }  // namespace
@@ -232,11 +272,14 @@ Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optim
   store.refresh_weights(ops, stream);
   stream.synchronize();
   if (with_optimizer) {
-    optimizer->set_steps_taken(integer_attribute(reader, "/optimizer", "adam_step"));
+    optimizer->set_steps_taken(attribute<std::int64_t>(reader, "/optimizer", "adam_step"));
   }
   if (scope == LoadScope::weights_only) return {};
   const auto& info = reader.info();
-  return {info.step, info.consumed_samples, info.consumed_tokens};
+  // Checkpoints of before there were skipped samples have no position of its own.
+  const auto next = find_attribute<std::int64_t>(reader, "/data", "next_sample");
+  return {info.step, info.consumed_samples, info.consumed_tokens,
+          next.value_or(info.consumed_samples), read_guards(reader)};
 }
 
 }  // namespace neox

@@ -9,6 +9,7 @@
 #include "core/config/config.h"
 #include "core/model/transformer.h"
 #include "core/optim/optimizer.h"
+#include "core/train/guard_state.h"
 #include "io/checkpoint/checkpoint.h"
 
 namespace neox {
@@ -18,6 +19,10 @@ struct Progress {
   std::int64_t step = 0;  ///< optimizer steps done
   std::int64_t consumed_samples = 0;
   std::int64_t consumed_tokens = 0;
+  /// Position in the order of samples from which on they are taken: consumed_samples, and as many
+  /// more as were left out (data.skip_sample_ranges, rewinds).
+  std::int64_t next_sample = 0;
+  GuardState guards{};
 };
 
 /// What a checkpoint of the run holds.

@@ -20,26 +20,8 @@
 namespace neox {
 namespace {
 
-// A run whose gradients stay non-finite this long will not recover.
-constexpr std::int64_t kMaxSkippedSteps = 10;
-
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-BatchLoaderOptions loader_options(const Config& config, const BatchSizes& sizes,
-                                  const Communicator& group, std::int64_t steps) {
-  BatchLoaderOptions options;
-  options.batch_sizes = sizes;
-  options.micro_batch = config.batch.train_micro_batch_size_per_gpu;
-  options.dp_rank = group.rank();
-  options.dp_size = group.size();
-  options.eod = config.data.eod_token;
-  options.eod_mask_loss = config.data.eod_mask_loss;
-  options.vocab_size = config.model.vocab_size;
-  options.prefetch = config.data.prefetch;
-  options.steps_needed = steps;
-  return options;
 }
 
 DeviceTransport transport_of(const std::string& word) {
@@ -68,11 +50,15 @@ Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
   }
   start();
   check_input();
+  guard_.emplace(config_.guards, progress_.guards);
   if (!config_.checkpoint.save.empty()) {
     prepare_checkpoint_directory(world_, config_.checkpoint.save);
   }
   log_ = std::make_unique<TrainingLog>(config_, world_, progress_.step,
                                        flops_per_token(config_.model, config_.model.seq_length));
+  if (config_.logging.log_samples) {
+    sample_log_.emplace(world_, config_.logging.log_dir, progress_.step);
+  }
   print_summary();
   if (config_.checkpoint.no_save_optim && !config_.checkpoint.save.empty()) {
     log_warning(
@@ -198,53 +184,81 @@ Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr) {
   // A batch that is masked as a whole has no loss and no gradient.
   const double scale = tokens > 0 ? 1.0 / static_cast<double>(tokens) : 0.0;
   const Engine::StepResult mine =
-      engine_->train_step(batch.micro_batches, scale, progress_.step, lr);
+      engine_->train_step(batch.micro_batches, scale, progress_.step, lr, guard_->limits());
   const bool job_ends =
       world_.rank() == 0 &&
       time_limit_.reached(unix_seconds(), saver_ ? saver_->longest_save_seconds() : 0.0);
-  std::array<double, 5> sums = {mine.loss_sum, signals_.received() != 0 ? 1.0 : 0.0,
-                                saver_ && saver_->mine_through() ? 1.0 : 0.0,
-                                saver_ && saver_->mine_wants_retry() ? 1.0 : 0.0,
-                                job_ends ? 1.0 : 0.0};
+  std::array<double, 4> sums = {
+      signals_.received() != 0 ? 1.0 : 0.0, saver_ && saver_->mine_through() ? 1.0 : 0.0,
+      saver_ && saver_->mine_wants_retry() ? 1.0 : 0.0, job_ends ? 1.0 : 0.0};
   world_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
   StepResult result;
   result.grad_norm = mine.grad_norm;
-  result.loss = sums[0] * scale;
-  result.stop_requested = sums[1] > 0.0;
-  result.save_through = sums[2] == static_cast<double>(world_.size());
-  result.save_again = sums[3] > 0.0;
-  result.job_ends = sums[4] > 0.0;
+  result.loss = mine.loss;
+  result.applied = mine.applied;
+  result.stop_requested = sums[0] > 0.0;
+  result.save_through = sums[1] == static_cast<double>(world_.size());
+  result.save_again = sums[2] > 0.0;
+  result.job_ends = sums[3] > 0.0;
   result.tokens = tokens;
   return result;
 }
 
-void Trainer::check_step(const StepResult& result) {
-  if (std::isfinite(result.grad_norm) && std::isfinite(result.loss)) {
-    skipped_steps_ = 0;
-    return;
+bool Trainer::check_step(const StepResult& result) {
+  StepGuard::Questions questions;
+  questions.non_finite = [&] {
+    return describe_non_finite_gradients(engine_->model().parameters(), engine_->ops(),
+                                         engine_->stream(), engine_->topology().world());
+  };
+  questions.newest_checkpoint = [&] {
+    saver_->drain();  // whether a save was through must not depend on the disk's speed
+    return saver_->saved_step();
+  };
+  const Verdict verdict = guard_->end_step(
+      {progress_.step, result.loss, result.grad_norm, result.tokens, result.applied}, questions);
+  if (verdict == Verdict::stop) {
+    if (saver_) saver_->drain();
+    fail("{}", guard_->diagnosis(config_.optimizer.lr));
   }
-  ++skipped_steps_;
-  const std::string where =
-      describe_non_finite_gradients(engine_->model().parameters(), engine_->ops(),
-                                    engine_->stream(), engine_->topology().world());
-  log_warning("step {}: loss {}, gradient norm {}: weights were not changed; {}", progress_.step,
-              result.loss, result.grad_norm, where);
-  if (skipped_steps_ >= kMaxSkippedSteps && saver_) saver_->drain();
-  require(
-      skipped_steps_ < kMaxSkippedSteps,
-      "the gradient was not finite in {} steps in a row (loss {}; in the last of them {}); lower "
-      "optimizer.lr (now {}), raise schedule.warmup or resume from an earlier checkpoint "
-      "(checkpoint.iteration)",
-      skipped_steps_, result.loss, where, config_.optimizer.lr);
+  if (verdict == Verdict::rewind) rewind();
+  return verdict != Verdict::rewind;
+}
+
+void Trainer::rewind() {
+  log_->activity("rewinding");
+  Activity::set_unlimited("going back to a checkpoint");
+  const Progress before = progress_;
+  const auto reader = open_newest(world_, config_.checkpoint.save, saver_->saved_step());
+  require(reader != nullptr,
+          "the checkpoint of step {} in {}, to which the run is to go back, is gone",
+          saver_->saved_step(), config_.checkpoint.save);
+  progress_ = load_run(*reader, engine_->model(), &engine_->optimizer(), LoadScope::everything,
+                       engine_->ops(), engine_->stream());
+  saver_->set_saved(progress_.step);
+  const std::vector<SampleRange> left_out =
+      SampleOrder(data_.train->size(), {}).samples_of(progress_.next_sample, before.next_sample);
+  note_rewind(before.guards, left_out, progress_.guards);
+  log_->rewind(progress_.step);
+  if (sample_log_) sample_log_->rewind(progress_.step);
+  log_warning(
+      "step {}: back to {} (rewind {} of {}); samples {} are left out. The same run without "
+      "rewinds: data.skip_sample_ranges = {}",
+      before.step, reader->path(), progress_.guards.rewinds, config_.guards.max_rewinds,
+      text_of(left_out),
+      text_of(skipped_samples(config_, data_, progress_.guards.rewound_samples)));
+  log_->activity("");
+}
+
+BatchLoader Trainer::open_loader() const {
+  return open_train_loader(config_, data_, {progress_.consumed_samples, progress_.next_sample},
+                           config_.train.train_iters - progress_.step,
+                           progress_.guards.rewound_samples, engine_->topology().data());
 }
 
 double Trainer::evaluate() {
   log_->activity("validating");
   const std::int64_t steps = config_.train.eval_iters;
-  BatchLoader loader(
-      *data_.valid,
-      loader_options(config_, config_.batch.train_batch_size, engine_->topology().data(), steps),
-      0);
+  BatchLoader loader = open_valid_loader(config_, data_, engine_->topology().data());
   std::array<double, 2> sums = {0.0, 0.0};
   for (std::int64_t i = 0; i < steps; ++i) {
     Activity::set("validation", progress_.step, i);
@@ -261,7 +275,7 @@ double Trainer::evaluate() {
 
 void Trainer::save() {
   if (!saver_) return;
-  if (skipped_steps_ > 0) {
+  if (guard_->non_finite()) {
     log_warning("step {}: no checkpoint is written while loss or gradient are not finite",
                 progress_.step);
     return;
@@ -272,7 +286,7 @@ void Trainer::save() {
 
 void Trainer::save_and_wait() {
   if (!saver_) return;
-  if (skipped_steps_ > 0) {
+  if (guard_->non_finite()) {
     save();
     saver_->drain();
   } else {
@@ -299,10 +313,7 @@ StopReason Trainer::run_steps() {
     if (saver_) saver_->drain();  // the initial state may be under way
     return StopReason::finished;
   }
-  BatchLoader loader(*data_.train,
-                     loader_options(config_, batch_sizes(config_.batch), engine_->topology().data(),
-                                    last - progress_.step),
-                     progress_.consumed_samples);
+  BatchLoader loader = open_loader();
   while (progress_.step < last) {
     const auto begin = std::chrono::steady_clock::now();
     if (profiler_) profiler_->begin_step();
@@ -314,14 +325,20 @@ StopReason Trainer::run_steps() {
     const std::int64_t tokens = batch.samples * config_.model.seq_length;
     ++progress_.step;
     progress_.consumed_samples += batch.samples;
+    progress_.next_sample = batch.next_sample;
     progress_.consumed_tokens += tokens;
-    check_step(result);
+    if (sample_log_) sample_log_->add(progress_.step, batch, engine_->topology().data());
+    if (!check_step(result)) {
+      loader = open_loader();
+      continue;
+    }
     const std::int64_t replica_interval = config_.parallel.replica_check_interval;
     if (replica_interval > 0 && progress_.step % replica_interval == 0) {
       engine_->check_replicas(progress_.step);
     }
     log_->step({progress_.step, result.loss, result.grad_norm, lr, seconds_since(begin), waited,
-                tokens, progress_.consumed_tokens});
+                tokens, progress_.consumed_tokens, progress_.guards.skipped_steps, guard_->loss_z(),
+                guard_->grad_norm_z()});
     if (profiler_) profiler_->end_step(progress_.step, waited);
     const bool finished = progress_.step == last;
     if (!finished && (result.stop_requested || result.job_ends)) {
@@ -333,7 +350,7 @@ StopReason Trainer::run_steps() {
     }
     if (saver_) {
       saver_->between_steps(progress_, result.save_through,
-                            result.save_again && skipped_steps_ == 0);
+                            result.save_again && !guard_->non_finite());
     }
     if (checkpoint_due(config_.checkpoint, progress_.step)) save();
     const std::int64_t interval = config_.train.eval_interval;
@@ -349,10 +366,10 @@ StopReason Trainer::run_steps() {
   }
   save_and_wait();
   require(
-      skipped_steps_ == 0,
+      !guard_->non_finite(),
       "training ended with a loss or gradient that is not finite; the last {} of {} steps changed "
       "nothing; lower optimizer.lr (now {}) and resume from an earlier checkpoint",
-      skipped_steps_, last, config_.optimizer.lr);
+      progress_.guards.in_a_row, last, config_.optimizer.lr);
   return StopReason::finished;
 }
 

@@ -13,7 +13,9 @@
 #include "core/train/engine.h"
 #include "core/train/run_saver.h"
 #include "core/train/run_state.h"
+#include "core/train/sample_log.h"
 #include "core/train/signals.h"
+#include "core/train/step_guard.h"
 #include "core/train/step_profiler.h"
 #include "core/train/time_limit.h"
 #include "core/train/training_log.h"
@@ -49,6 +51,7 @@ class Trainer {
   struct StepResult {
     double loss = 0.0;  // mean over the global batch's unmasked tokens
     double grad_norm = 0.0;
+    bool applied = false;     // else the step changed nothing
     std::int64_t tokens = 0;  // unmasked, of the global batch
     bool stop_requested = false;
     bool job_ends = false;
@@ -64,7 +67,10 @@ class Trainer {
   bool resume_from(const std::string& directory, LoadScope scope);
   void print_summary() const;
   StepResult train_step(const StepBatch& batch, double lr);
-  void check_step(const StepResult& result);
+  /// False: the run stands at an earlier step again.
+  bool check_step(const StepResult& result);
+  void rewind();
+  BatchLoader open_loader() const;
   StopReason run_steps();
   double evaluate();
   /// Unless the weights may be damaged: good checkpoints must not make room for them.
@@ -81,11 +87,12 @@ class Trainer {
   std::optional<DeviceWorld> device_world_;  // what tensors travel through
   std::optional<Engine> engine_;
   std::unique_ptr<TrainingLog> log_;
+  std::optional<SampleLog> sample_log_;   // logging.log_samples
   std::optional<StepProfiler> profiler_;  // logging.profile
   std::optional<RunSaver> saver_;         // with checkpoint.save
   Progress progress_;
   std::string resumed_from_;  // path of the checkpoint; empty: none
-  std::int64_t skipped_steps_ = 0;
+  std::optional<StepGuard> guard_;
 };
 
 }  // namespace neox

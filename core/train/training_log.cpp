@@ -4,6 +4,8 @@
 #include <array>
 #include <cmath>
 #include <filesystem>
+#include <optional>
+#include <vector>
 
 #include "core/base/log.h"
 #include "core/train/progress.h"
@@ -26,7 +28,7 @@ struct TrainingLog::State {
   std::int64_t total_steps;
   std::int64_t interval;
   ProgressBar bar;
-  MetricLog metrics;
+  std::optional<MetricLog> metrics;
 };
 
 namespace {
@@ -41,12 +43,19 @@ void create_folder(const char* option, const std::string& folder) {
 }  // namespace
 
 TrainingLog::TrainingLog(const Config& config, Communicator& group, std::int64_t first_step,
-                         double flops_per_token) {
+                         double flops_per_token)
+    : logging_(config.logging), group_(group) {
   std::string problem;
   try {
     if (group.rank() == 0) {
       state_ = std::make_unique<State>(config, first_step, flops_per_token, group.size());
-      open_sinks(config.logging, first_step);
+      if (!logging_.log_dir.empty()) create_folder("logging.log_dir", logging_.log_dir);
+      if (!logging_.tensorboard_dir.empty()) {
+        create_folder("logging.tensorboard_dir", logging_.tensorboard_dir);
+      }
+      // Both folders before any file: a folder that can't be written leaves no logs elsewhere.
+      if (!logging_.log_dir.empty()) add_log_file(logging_.log_dir + "/train.log");
+      open_sinks(first_step);
     } else {
       ProgressBar::clear_before_log_lines();
     }
@@ -56,19 +65,24 @@ TrainingLog::TrainingLog(const Config& config, Communicator& group, std::int64_t
   agree(group, "opening the logs", problem);
 }
 
-void TrainingLog::open_sinks(const LoggingConfig& logging, std::int64_t first_step) {
-  const std::string& folder = logging.log_dir;
-  const std::string& tensorboard = logging.tensorboard_dir;
-  // Both folders before any file: a folder that can't be written leaves no logs elsewhere.
-  if (!folder.empty()) create_folder("logging.log_dir", folder);
-  if (!tensorboard.empty()) create_folder("logging.tensorboard_dir", tensorboard);
-  if (!folder.empty()) {
-    add_log_file(folder + "/train.log");
-    state_->metrics.add(make_jsonl_sink(folder + "/metrics.jsonl", first_step));
+void TrainingLog::open_sinks(std::int64_t first_step) {
+  state_->metrics.emplace();
+  if (!logging_.log_dir.empty()) {
+    state_->metrics->add(make_jsonl_sink(logging_.log_dir + "/metrics.jsonl", first_step));
   }
-  if (!tensorboard.empty()) {
-    state_->metrics.add(make_tensorboard_sink(tensorboard, first_step));
+  if (!logging_.tensorboard_dir.empty()) {
+    state_->metrics->add(make_tensorboard_sink(logging_.tensorboard_dir, first_step));
   }
+}
+
+void TrainingLog::rewind(std::int64_t step) {
+  std::string problem;
+  try {
+    if (state_ != nullptr) open_sinks(step);
+  } catch (const std::exception& error) {
+    problem = error.what();
+  }
+  agree(group_, "opening the logs", problem);
 }
 
 TrainingLog::~TrainingLog() = default;
@@ -96,15 +110,18 @@ void TrainingLog::step(const StepMeasurement& m) {
     }
   }
   const double flops_per_rank = report.flops_per_second / s.ranks;
-  const std::array<Metric, 8> values = {{{"train/lm_loss", m.loss},
-                                         {"train/learning_rate", m.lr},
-                                         {"train/grad_norm", m.grad_norm},
-                                         {"train/consumed_tokens", double(m.consumed_tokens)},
-                                         {"runtime/iteration_time", m.seconds},
-                                         {"runtime/data_wait", m.data_seconds},
-                                         {"runtime/tokens_per_sec", report.tokens_per_second},
-                                         {"runtime/flops_per_sec_per_rank", flops_per_rank}}};
-  s.metrics.scalars(m.step, values);
+  std::vector<Metric> values = {{"train/lm_loss", m.loss},
+                                {"train/learning_rate", m.lr},
+                                {"train/grad_norm", m.grad_norm},
+                                {"train/consumed_tokens", double(m.consumed_tokens)},
+                                {"runtime/iteration_time", m.seconds},
+                                {"runtime/data_wait", m.data_seconds},
+                                {"runtime/tokens_per_sec", report.tokens_per_second},
+                                {"runtime/flops_per_sec_per_rank", flops_per_rank},
+                                {"train/skipped_steps", double(m.skipped_steps)}};
+  if (m.loss_z) values.emplace_back("train/lm_loss_z", *m.loss_z);
+  if (m.grad_norm_z) values.emplace_back("train/grad_norm_z", *m.grad_norm_z);
+  s.metrics->scalars(m.step, values);
 }
 
 void TrainingLog::validation(std::int64_t step, double loss) {
@@ -113,7 +130,7 @@ void TrainingLog::validation(std::int64_t step, double loss) {
            loss, std::exp(loss));
   const std::array<Metric, 2> values = {
       {{"validation/lm_loss", loss}, {"validation/lm_loss_ppl", std::exp(loss)}}};
-  state_->metrics.scalars(step, values);
+  state_->metrics->scalars(step, values);
 }
 
 void TrainingLog::activity(const std::string& what) {

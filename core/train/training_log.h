@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "comm/communicator.h"
@@ -18,6 +19,8 @@ struct StepMeasurement {
   double data_seconds = 0.0;  ///< of it, waiting for data
   std::int64_t tokens = 0;    ///< in this step's global batch
   std::int64_t consumed_tokens = 0;
+  std::int64_t skipped_steps = 0;                 ///< of the run, that changed nothing
+  std::optional<double> loss_z{}, grad_norm_z{};  ///< when they are known
 };
 
 /// Active on rank 0; on other ranks every call does nothing.
@@ -31,12 +34,16 @@ class TrainingLog {
 
   void step(const StepMeasurement& measured);
   void validation(std::int64_t step, double loss);
+  /// The run goes on after `step`: what was logged later is dropped. Collective as the constructor.
+  void rewind(std::int64_t step);
   /// What the run does between steps ("validating", "saving"); empty: training again.
   void activity(const std::string& what);
 
  private:
-  void open_sinks(const LoggingConfig& logging, std::int64_t first_step);
+  void open_sinks(std::int64_t first_step);
 
+  LoggingConfig logging_;
+  Communicator& group_;
   struct State;
   std::unique_ptr<State> state_;
 };

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <span>
@@ -170,8 +171,10 @@ void check_step_of_name(const CheckpointReader& reader, const FoundCheckpoint& f
 /// damaged ones, and those that some rank cannot read (PosixFile::read repeats what may pass; a
 /// host that can read none of them ends the run rather than its history). Null when the directory
 /// holds none at all; throws Error when it holds some but none is whole: a run must not start from
-/// scratch over a damaged history. Collective.
-std::unique_ptr<CheckpointReader> open_newest(Communicator& group, const std::string& directory);
+/// scratch over a damaged history. Steps after `last_step` are left aside. Collective.
+std::unique_ptr<CheckpointReader> open_newest(
+    Communicator& group, const std::string& directory,
+    std::int64_t last_step = std::numeric_limits<std::int64_t>::max());
 /// Opens one step. Throws Error listing the steps that exist when it is missing, or saying what is
 /// damaged. Collective.
 std::unique_ptr<CheckpointReader> open_step(Communicator& group, const std::string& directory,

@@ -390,10 +390,12 @@ void check_step_of_name(const CheckpointReader& reader, const FoundCheckpoint& f
           reader.info().step, checkpoint_file_name(reader.info().step));
 }
 
-std::unique_ptr<CheckpointReader> open_newest(Communicator& group, const std::string& directory) {
+std::unique_ptr<CheckpointReader> open_newest(Communicator& group, const std::string& directory,
+                                              std::int64_t last_step) {
   std::string newest_reason;
   std::int64_t damaged = 0;
   for (const FoundCheckpoint& found : find_on_rank_0(group, directory)) {
+    if (found.step > last_step) continue;
     try {
       return open_whole(group, found);
     } catch (const Error& error) {

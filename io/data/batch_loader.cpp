@@ -18,13 +18,16 @@ void check_size(const char* what, std::int64_t batch, const BatchLoaderOptions& 
           o.micro_batch, o.dp_size);
 }
 
-void check(const TokenDataset& dataset, const BatchLoaderOptions& o, std::int64_t consumed) {
+void check(const TokenDataset& dataset, const BatchLoaderOptions& o, const DataPosition& start) {
   const BatchSizes& sizes = o.batch_sizes;
+  const std::int64_t consumed = start.consumed_samples;
   require(sizes.full() >= 1 && o.micro_batch >= 1 && o.dp_size >= 1 && o.dp_rank >= 0 &&
               o.dp_rank < o.dp_size && o.prefetch >= 1 && consumed >= 0,
           "impossible batches: train_batch_size {}, micro-batch {}, data-parallel rank {} of {}, "
           "prefetch {}, {} samples consumed",
           sizes.full(), o.micro_batch, o.dp_rank, o.dp_size, o.prefetch, consumed);
+  require(start.next_sample >= 0, "impossible position {} in the order of samples",
+          start.next_sample);
   check_size("train_batch_size", sizes.full(), o);
   if (sizes.grows()) {
     check_size("the first batch of rampup_batch_size,", sizes.rampup().start, o);
@@ -48,6 +51,7 @@ class BatchReader {
   BatchReader(const TokenDataset& dataset, const BatchLoaderOptions& options)
       : dataset_(dataset),
         options_(options),
+        order_(dataset.size(), options.skipped),
         row_(static_cast<std::size_t>(dataset.seq_length() + 1)),
         label_row_(dataset.has_labels() ? row_.size() : 0) {}
 
@@ -55,14 +59,18 @@ class BatchReader {
     return batch / (options_.micro_batch * options_.dp_size);
   }
 
-  void fill(std::int64_t consumed, StepBatch& step) {
-    step.consumed_samples = consumed;
-    step.samples = options_.batch_sizes.at(consumed);
+  /// The step from `at` on.
+  void fill(const DataPosition& at, StepBatch& step) {
+    step.consumed_samples = at.consumed_samples;
+    step.samples = options_.batch_sizes.at(at.consumed_samples);
+    // Not beyond what is skipped next: a run that resumes with another list decides anew.
+    step.next_sample = order_.find(at.next_sample, step.samples - 1) + 1;
     step.loss_tokens = 0;
     take_micro_batches(accumulation_steps(step.samples), step);
     for (MicroBatch& batch : step.micro_batches) {
       for (std::int64_t b = 0; b < options_.micro_batch; ++b) {
-        step.loss_tokens += fill_row(consumed + batch.first_sample + b, batch, b);
+        const std::int64_t position = order_.find(at.next_sample, batch.first_sample + b);
+        step.loss_tokens += fill_row(order_.sample(position), batch, b);
       }
     }
   }
@@ -76,6 +84,8 @@ class BatchReader {
       batch.tokens.resize(tokens);
       batch.labels.resize(tokens);
       batch.loss_mask.resize(tokens);
+      batch.samples.resize(static_cast<std::size_t>(options_.micro_batch));
+      batch.origins.resize(static_cast<std::size_t>(options_.micro_batch));
       batch.first_sample = (a * options_.dp_size + options_.dp_rank) * options_.micro_batch;
       step.micro_batches.push_back(std::move(batch));
     }
@@ -83,7 +93,9 @@ class BatchReader {
 
   // Returns the tokens that count.
   std::int64_t fill_row(std::int64_t sample, MicroBatch& batch, std::int64_t b) {
-    dataset_.sample(sample, row_);
+    const auto row = static_cast<std::size_t>(b);
+    batch.samples[row] = sample;
+    batch.origins[row] = dataset_.sample(sample, row_);
     check_row(sample, row_, false);
     const std::vector<std::int32_t>* labels = &row_;
     if (dataset_.has_labels()) {
@@ -92,7 +104,7 @@ class BatchReader {
       labels = &label_row_;
     }
     const auto seq_length = row_.size() - 1;
-    const std::size_t at = static_cast<std::size_t>(b) * seq_length;
+    const std::size_t at = row * seq_length;
     std::int64_t counted = 0;
     for (std::size_t t = 0; t < seq_length; ++t) {
       const std::int32_t label = (*labels)[t + 1];
@@ -119,6 +131,7 @@ class BatchReader {
 
   const TokenDataset& dataset_;
   BatchLoaderOptions options_;
+  SampleOrder order_;
   std::vector<std::int32_t> row_;        // [seq_length + 1]
   std::vector<std::int32_t> label_row_;  // the same, with label files
 };
@@ -127,13 +140,13 @@ class BatchReader {
 
 // A ring of prefetch + 1 steps: the thread fills ahead, the caller holds the one handed out last.
 struct BatchLoader::State {
-  State(const TokenDataset& dataset, const BatchLoaderOptions& options, std::int64_t start)
+  State(const TokenDataset& dataset, const BatchLoaderOptions& options, const DataPosition& start)
       : reader(dataset, options),
         sizes(options.batch_sizes),
         samples(dataset.size()),
         part(name_of(dataset.part())),
-        consumed(start),
-        ring(ring_size(options, samples - std::min(start, samples))),
+        consumed(start.consumed_samples),
+        ring(ring_size(options, samples - std::min(consumed, samples))),
         worker([this, start](std::stop_token stop) { run(stop, start); }) {}
 
   // A dataset of fewer steps needs no more slots.
@@ -143,11 +156,11 @@ struct BatchLoader::State {
     return static_cast<std::size_t>(std::min(options.prefetch, samples_left / smallest + 1)) + 1;
   }
 
-  bool ends_at(std::int64_t position) const { return sizes.at(position) > samples - position; }
+  bool ends_after(std::int64_t count) const { return sizes.at(count) > samples - count; }
 
-  void run(const std::stop_token& stop, std::int64_t position) {
+  void run(const std::stop_token& stop, DataPosition at) {
     try {
-      for (std::int64_t step = 0; !ends_at(position); ++step) {
+      for (std::int64_t step = 0; !ends_after(at.consumed_samples); ++step) {
         {
           std::unique_lock lock(mutex);
           // One slot stays with the caller.
@@ -156,8 +169,9 @@ struct BatchLoader::State {
           };
           if (!changed.wait(lock, stop, room)) return;
         }
-        reader.fill(position, slot(step));
-        position += slot(step).samples;
+        reader.fill(at, slot(step));
+        at.consumed_samples += slot(step).samples;
+        at.next_sample = slot(step).next_sample;
         const std::lock_guard lock(mutex);
         filled = step + 1;
         changed.notify_all();
@@ -172,7 +186,7 @@ struct BatchLoader::State {
   StepBatch& slot(std::int64_t step) { return ring[static_cast<std::size_t>(step) % ring.size()]; }
 
   const StepBatch& next() {
-    require(!ends_at(consumed),
+    require(!ends_after(consumed),
             "the {} dataset has ended: of its {} samples {} are consumed, and a step takes {}. "
             "Open the dataset with the samples of all steps of the run",
             part, samples, consumed, sizes.at(consumed));
@@ -201,9 +215,9 @@ struct BatchLoader::State {
 };
 
 BatchLoader::BatchLoader(const TokenDataset& dataset, const BatchLoaderOptions& options,
-                         std::int64_t consumed_samples) {
-  check(dataset, options, consumed_samples);
-  state_ = std::make_unique<State>(dataset, options, consumed_samples);
+                         DataPosition start) {
+  check(dataset, options, start);
+  state_ = std::make_unique<State>(dataset, options, start);
 }
 BatchLoader::~BatchLoader() = default;
 BatchLoader::BatchLoader(BatchLoader&&) noexcept = default;

@@ -149,27 +149,32 @@ std::int64_t TokenDataset::size() const {
   return blend_ ? blend_->size() : sources_[0].map.size();
 }
 
-void TokenDataset::read(std::int64_t i, bool labels, std::span<std::int32_t> out) const {
+SampleOrigin TokenDataset::read(std::int64_t i, bool labels, std::span<std::int32_t> out) const {
   require(0 <= i && i < size(), "{} sample {} is asked for, but there are {}", name_of(part_), i,
           size());
   require(static_cast<std::int64_t>(out.size()) == seq_length_ + 1,
           "a sample has {} tokens, not {}", seq_length_ + 1, out.size());
-  const Source& source = sources_[blend_ ? static_cast<std::size_t>(blend_->dataset(i)) : 0];
+  SampleOrigin origin;
+  origin.dataset = blend_ ? blend_->dataset(i) : 0;
+  const Source& source = sources_[static_cast<std::size_t>(origin.dataset)];
   const IndexMap& map = source.map;
   const std::int64_t cut = map.shuffled(blend_ ? blend_->sample(i) : i);
   const IndexedDataset& data = labels ? *source.labels : *source.data;
   const auto doc_idx = map.doc_idx();
   auto [position, offset] = map.start(cut);
+  origin.document = -1;
+  origin.offset = offset;
   for (auto left = out;; ++position, offset = 0) {
     require(position < static_cast<std::int64_t>(doc_idx.size()),
             "'{}': sample {} runs past the last document: the files changed while they were read",
             data.bin_path(), i);
     const std::int64_t document = doc_idx[static_cast<std::size_t>(position)];
+    if (origin.document < 0) origin.document = document;
     const auto count =
         std::min(static_cast<std::size_t>(data.length(document) - offset), left.size());
     data.tokens(document, offset, left.first(count));
     left = left.subspan(count);
-    if (left.empty()) return;
+    if (left.empty()) return origin;
   }
 }
 
@@ -189,8 +194,8 @@ std::uint64_t TokenDataset::fingerprint() const {
   return checksum64(std::as_bytes(std::span(parts)));
 }
 
-void TokenDataset::sample(std::int64_t i, std::span<std::int32_t> tokens) const {
-  read(i, false, tokens);
+SampleOrigin TokenDataset::sample(std::int64_t i, std::span<std::int32_t> tokens) const {
+  return read(i, false, tokens);
 }
 
 void TokenDataset::sample_labels(std::int64_t i, std::span<std::int32_t> labels) const {

@@ -34,6 +34,14 @@ struct BlendSpec {
   double alpha = 1.0;
 };
 
+/// Where a sample begins; its tokens run on into the documents that follow in the shuffled order.
+struct SampleOrigin {
+  std::int32_t dataset = 0;   // index in the list of paths
+  std::int64_t document = 0;  // of that token file
+  std::int64_t offset = 0;    // tokens into the document
+  friend bool operator==(const SampleOrigin&, const SampleOrigin&) = default;
+};
+
 /// One line of the table printed at start.
 struct TokenDatasetRow {
   std::string part;  // "train", …
@@ -66,7 +74,7 @@ class TokenDataset {
   DataPart part() const { return part_; }
   /// Copies sample i, tokens [seq_length + 1]. Throws Error when i is not in [0, size()) (nothing
   /// wraps around) or the files do not hold what the index says. Allocates nothing.
-  void sample(std::int64_t i, std::span<std::int32_t> tokens) const;
+  SampleOrigin sample(std::int64_t i, std::span<std::int32_t> tokens) const;
   /// True when labels come from label files.
   bool has_labels() const { return has_labels_; }
   /// The label of each token of sample i, [seq_length + 1], unshifted; negative means no loss.
@@ -87,7 +95,7 @@ class TokenDataset {
   void add_source(std::shared_ptr<const IndexedDataset> data, const std::string& label_path,
                   std::array<std::int64_t, 2> documents, std::int64_t num_samples,
                   const TokenDatasetOptions& options);
-  void read(std::int64_t i, bool labels, std::span<std::int32_t> out) const;
+  SampleOrigin read(std::int64_t i, bool labels, std::span<std::int32_t> out) const;
 
   DataPart part_ = DataPart::train;
   std::int64_t seq_length_ = 0;

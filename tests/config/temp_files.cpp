@@ -32,7 +32,7 @@ Program train_program() {
   program.name = "neox_train";
   program.summary = "Trains a transformer language model.";
   program.sections = {"model", "parallel", "precision", "batch",      "optimizer", "schedule",
-                      "train", "data",     "tokenizer", "checkpoint", "logging"};
+                      "train", "data",     "tokenizer", "checkpoint", "guards",    "logging"};
   return program;
 }
 

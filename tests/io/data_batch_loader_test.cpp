@@ -47,6 +47,7 @@ class BatchLoaderTest : public ::testing::Test {
 
   TempDir dir;
   std::unique_ptr<TokenDataset> dataset_;
+  Row scratch_ = Row(kSeq + 1);
 };
 
 BatchLoaderOptions options_for(std::int64_t batch, std::int64_t micro, std::int64_t rank = 0,
@@ -179,6 +180,105 @@ TEST_F(BatchLoaderTest, GoesOnFromAnyNumberOfConsumedSamples) {
                     Row(want.begin(), want.end() - 1));
         }
       }
+    }
+  }
+}
+
+bool skips(const std::vector<SampleRange>& ranges, std::int64_t sample) {
+  return std::any_of(ranges.begin(), ranges.end(), [&](const SampleRange& range) {
+    return range.first <= sample && sample <= range.last;
+  });
+}
+
+// Every rank of 1, 2 and 3; the ids say what the rows really hold.
+TEST_F(BatchLoaderTest, SkippedSamplesAreReplacedByTheNext) {
+  const std::vector<SampleRange> ranges = {{0, 2}, {13, 31}, {30, 40}, {60, 60}};
+  std::vector<std::int64_t> expected;
+  for (std::int64_t s = 0; static_cast<std::int64_t>(expected.size()) < 12 * 8; ++s) {
+    if (!skips(ranges, s)) expected.push_back(s);
+  }
+  for (const std::int64_t ranks : {1, 2, 3}) {
+    std::vector<std::int64_t> found(expected.size(), -1);
+    for (std::int64_t rank = 0; rank < ranks; ++rank) {
+      BatchLoaderOptions options = options_for(12, 2, rank, ranks);
+      options.skipped = ranges;
+      BatchLoader loader(*dataset_, options, 0);
+      for (std::int64_t t = 0; t < 8; ++t) {
+        const StepBatch& step = loader.next();
+        EXPECT_EQ(step.consumed_samples, 12 * t);
+        EXPECT_EQ(step.samples, 12);
+        EXPECT_EQ(step.next_sample, expected[static_cast<std::size_t>(12 * t + 11)] + 1);
+        for (const MicroBatch& batch : step.micro_batches) {
+          for (std::size_t b = 0; b < 2; ++b) {
+            Row row = sample(batch.samples[b]);
+            row.pop_back();
+            EXPECT_EQ(row_of(batch.tokens, static_cast<std::int64_t>(b)), row);
+            EXPECT_EQ(batch.origins[b], dataset_->sample(batch.samples[b], scratch_));
+            found[static_cast<std::size_t>(12 * t + batch.first_sample) + b] = batch.samples[b];
+          }
+        }
+      }
+    }
+    EXPECT_EQ(found, expected) << ranks << " ranks";
+  }
+}
+
+// The list is changed where the run goes on: what was consumed before is not looked at again.
+TEST_F(BatchLoaderTest, AnotherListOfSkippedSamplesHoldsFromThePositionOn) {
+  BatchLoaderOptions options = options_for(4, 4);
+  options.skipped = {{2, 3}, {8, 9}};
+  BatchLoader before(*dataset_, options, 0);
+  EXPECT_EQ(before.next().micro_batches[0].samples, (std::vector<std::int64_t>{0, 1, 4, 5}));
+  const StepBatch& left = before.next();
+  EXPECT_EQ(left.micro_batches[0].samples, (std::vector<std::int64_t>{6, 7, 10, 11}));
+  const DataPosition position{left.consumed_samples + left.samples, left.next_sample};
+  EXPECT_EQ(position.consumed_samples, 8);
+  EXPECT_EQ(position.next_sample, 12);
+  options.skipped = {{0, 11}, {13, 13}};
+  EXPECT_EQ(BatchLoader(*dataset_, options, position).next().micro_batches[0].samples,
+            (std::vector<std::int64_t>{12, 14, 15, 16}));
+  options.skipped = {};
+  EXPECT_EQ(BatchLoader(*dataset_, options, position).next().micro_batches[0].samples,
+            (std::vector<std::int64_t>{12, 13, 14, 15}));
+}
+
+// As many samples as without skipping: the last come from the beginning again, and never from what
+// is skipped.
+TEST_F(BatchLoaderTest, TheOrderBeginsAgainForWhatWasSkipped) {
+  const std::int64_t size = dataset_->size(), steps = size / 10;
+  BatchLoaderOptions options = options_for(10, 10);
+  options.skipped = {{0, 3}, {6, 24}};
+  options.steps_needed = steps;
+  BatchLoader loader(*dataset_, options, 0);
+  std::int64_t count = 0, at = 0;
+  for (std::int64_t t = 0; t < steps; ++t) {
+    for (const std::int64_t id : loader.next().micro_batches[0].samples) {
+      while (skips(options.skipped, at % size)) ++at;
+      EXPECT_EQ(id, at++ % size);
+      ++count;
+    }
+  }
+  EXPECT_EQ(count, 10 * steps);
+  EXPECT_GT(at, size);
+  EXPECT_THROW(loader.next(), Error);
+  options.skipped = {{0, size}};
+  EXPECT_THAT(error_of([&] { BatchLoader(*dataset_, options, 0); }),
+              HasSubstr("samples are left out (data.skip_sample_ranges)"));
+}
+
+// Growing batches: their sizes go by the samples consumed, not by the position.
+TEST_F(BatchLoaderTest, SkippedSamplesDoNotChangeTheRampup) {
+  BatchLoaderOptions options = options_for(12, 2);
+  options.batch_sizes = BatchSizes(12, {4, 4, 40});
+  std::vector<std::int64_t> sizes;
+  for (const bool skip : {false, true}) {
+    if (skip) options.skipped = {{1, 30}};
+    BatchLoader loader(*dataset_, options, 0);
+    for (std::int64_t t = 0; t < 8; ++t) {
+      const StepBatch& step = loader.next();
+      if (!skip) sizes.push_back(step.samples);
+      EXPECT_EQ(step.samples, sizes[static_cast<std::size_t>(t)]);
+      EXPECT_EQ(step.next_sample, step.consumed_samples + step.samples + (skip ? 30 : 0));
     }
   }
 }

@@ -306,7 +306,7 @@ double FakeModel::step() {
   }
   parallel->finish_gradients();
   check_gradients();
-  const double norm = optimizer_->step(0.01);
+  const double norm = optimizer_->step(0.01).grad_norm;
   parallel->gather_weights();
   const double want = expected_norm();
   EXPECT_NEAR(norm / want, 1.0, 1e-12);

@@ -40,7 +40,8 @@ class FiniteCheck : public ::testing::TestWithParam<std::array<int, 3>> {
     engine_.emplace(*world_, config_);
     engine_->initialise(1);
   }
-  double step() {
+  double step() { return step({}).grad_norm; }
+  Engine::StepResult step(const Engine::StepLimits& limits) {
     std::vector<MicroBatch> batches(
         static_cast<std::size_t>(config_.batch.gradient_accumulation_steps));
     for (MicroBatch& batch : batches) {
@@ -50,7 +51,7 @@ class FiniteCheck : public ::testing::TestWithParam<std::array<int, 3>> {
         batch.loss_mask.push_back(1.0f);
       }
     }
-    return engine_->train_step(batches, 1e-3, 0, 1e-3).grad_norm;
+    return engine_->train_step(batches, 1e-3, 0, 1e-3, limits);
   }
   const ParameterStore& store() const { return engine_->model().parameters(); }
   std::string described() {
@@ -105,12 +106,41 @@ TEST_P(FiniteCheck, OneRanksLossSkipsTheStepOnAll) {
   step();
   const std::vector<float> before = weights();
   const std::int64_t steps = engine_->optimizer().steps_taken();
-  const bool skip = world_->rank() == 1;
-  EXPECT_TRUE(std::isnan(engine_->optimizer().step(1e-3, skip)));
+  for (const double loss : {std::numeric_limits<double>::quiet_NaN(), HUGE_VAL, -HUGE_VAL}) {
+    const UpdateResult result =
+        engine_->optimizer().step(1e-3, {.loss = world_->rank() == 1 ? loss : 1.0});
+    EXPECT_FALSE(result.applied);
+    EXPECT_FALSE(std::isfinite(result.loss));
+    EXPECT_TRUE(std::isfinite(result.grad_norm));
+    EXPECT_EQ(weights(), before);
+    EXPECT_EQ(engine_->optimizer().steps_taken(), steps);
+  }
+  const UpdateResult result = engine_->optimizer().step(1e-3, {.loss = 1.25});
+  EXPECT_TRUE(result.applied);
+  EXPECT_EQ(result.loss, 2.5);  // of two ranks
+  EXPECT_NE(weights(), before);
+}
+
+// At a limit a step is still made; above it, nothing changes, on any rank.
+TEST_P(FiniteCheck, LimitsDecideForAllRanks) {
+  const Engine::StepResult usual = step({});
+  ASSERT_TRUE(usual.applied);
+  const std::vector<float> before = weights();
+  const std::int64_t steps = engine_->optimizer().steps_taken();
+  const Engine::StepResult next = step({.loss = 0.0});
+  EXPECT_FALSE(next.applied);
+  EXPECT_LT(next.loss, usual.loss);
+  EXPECT_GT(next.loss, 0.0);
+  const double below = std::nextafter(next.grad_norm, 0.0);
+  EXPECT_FALSE(step({.grad_norm = below}).applied);
+  EXPECT_FALSE(step({.loss = std::nextafter(next.loss, 0.0)}).applied);
   EXPECT_EQ(weights(), before);
   EXPECT_EQ(engine_->optimizer().steps_taken(), steps);
-  EXPECT_TRUE(std::isfinite(engine_->optimizer().step(1e-3, false)));
+  const Engine::StepResult applied = step({.loss = next.loss, .grad_norm = next.grad_norm});
+  EXPECT_TRUE(applied.applied);
+  EXPECT_EQ(applied.loss, next.loss);
   EXPECT_NE(weights(), before);
+  EXPECT_EQ(engine_->optimizer().steps_taken(), steps + 1);
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, FiniteCheck,

@@ -46,7 +46,7 @@ class Formulas {
     add_tensor();
     add_pipeline();
     const auto n = static_cast<double>(layout_.ranks());
-    add("world", Purpose::norm, Collective::all_reduce, 2.0 * (n - 1) / n * 8.0);
+    add("world", Purpose::norm, Collective::all_reduce, 2.0 * (n - 1) / n * 16.0);
     return volumes_;
   }
 

@@ -56,7 +56,7 @@ class ReplicaCheckTest : public ::testing::Test {
     engine_->initialise(7);
   }
 
-  void step() {
+  Engine::StepResult step(const Engine::StepLimits& limits = {}) {
     const Communicator& data = engine_->topology().data();
     const std::int64_t count = 8 / data.size(), seq = config_.model.seq_length;
     std::vector<MicroBatch> batches(static_cast<std::size_t>(count));
@@ -70,8 +70,8 @@ class ReplicaCheckTest : public ::testing::Test {
         batch.loss_mask.push_back(1.0f);
       }
     }
-    engine_->train_step(batches, 1.0 / static_cast<double>(8 * seq), steps_, 1e-3);
-    ++steps_;
+    const double scale = 1.0 / static_cast<double>(8 * seq);
+    return engine_->train_step(batches, scale, steps_++, 1e-3, limits);
   }
 
   /// The check's message, the same on all ranks; empty: all is well.
@@ -119,6 +119,23 @@ INSTANTIATE_TEST_SUITE_P(
         Layout{"tp4_kv1_bf16", 4, 1, 0, false, DType::bf16, 1}, Layout{"pp2_dp2_tied", 1, 2, 0},
         Layout{"pp2_dp2_tied_zero1", 1, 2, 1}, Layout{"pp2_tp2_tied", 2, 2, 0}),
     [](const auto& param) { return std::string(param.param.name); });
+
+// A step that is skipped on all ranks leaves equal copies; one rank that skips alone is named.
+// (With ZeRO it would not join in gathering the weights: the watchdog names it.)
+TEST_F(ReplicaCheckTest, AStepThatOneRankSkipsIsFound) {
+  for (const Layout& layout :
+       {Layout{"", 1, 1, 0}, Layout{"", 2, 1, 0}, Layout{"", 1, 2, 0}, Layout{"", 2, 2, 0}}) {
+    start(layout);
+    step();
+    EXPECT_EQ(check(), "");
+    EXPECT_FALSE(step({.loss = 1.0}).applied);
+    EXPECT_EQ(check(), "");
+    const bool alone = world->rank() == 2;
+    const Engine::StepLimits one{.loss = 1.0};
+    EXPECT_EQ(step(alone ? one : Engine::StepLimits{}).applied, !alone);
+    EXPECT_THAT(check(), AllOf(HasSubstr("rank 2 ("), HasSubstr("differ")));
+  }
+}
 
 TEST_F(ReplicaCheckTest, ADataRankThatDriftedIsNamed) {
   for (const int odd : {0, 3}) {

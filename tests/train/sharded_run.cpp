@@ -87,7 +87,7 @@ double ShardedRun::step(double* norm) {
   parallel->begin_step(layout_.micro_batches);
   double loss = runner_->train(micro_batches(), scale, progress.step, *parallel);
   parallel->finish_gradients();
-  const double gradient_norm = optimizer->step(1e-3);
+  const double gradient_norm = optimizer->step(1e-3).grad_norm;
   if (norm != nullptr) *norm = gradient_norm;
   parallel->gather_weights();
   ++progress.step;
