@@ -15,6 +15,7 @@
 #include "core/train/run_state.h"
 #include "core/train/signals.h"
 #include "core/train/step_profiler.h"
+#include "core/train/straggler_report.h"
 #include "core/train/time_limit.h"
 #include "core/train/training_log.h"
 
@@ -82,7 +83,8 @@ class Trainer {
   std::optional<Engine> engine_;
   std::unique_ptr<TrainingLog> log_;
   std::optional<StepProfiler> profiler_;  // logging.profile
-  std::optional<RunSaver> saver_;         // with checkpoint.save
+  std::optional<StragglerReport> stragglers_;
+  std::optional<RunSaver> saver_;  // with checkpoint.save
   Progress progress_;
   std::string resumed_from_;  // path of the checkpoint; empty: none
   std::int64_t skipped_steps_ = 0;

@@ -7,6 +7,7 @@
 
 #include "comm/communicator.h"
 #include "core/config/config.h"
+#include "core/train/straggler_report.h"
 
 namespace neox {
 
@@ -31,6 +32,7 @@ class TrainingLog {
 
   void step(const StepMeasurement& measured);
   void validation(std::int64_t step, double loss);
+  void stragglers(std::int64_t step, const StragglerFindings& found);
   /// What the run does between steps ("validating", "saving"); empty: training again.
   void activity(const std::string& what);
 
