@@ -217,7 +217,7 @@ std::vector<Finding> judge_disk(Ranks ranks, const RunNeeds& needs) {
   const std::int64_t count = std::max<std::int64_t>(1, most - needs.existing);
   const std::int64_t needed = count * needs.checkpoint_bytes;
   const auto text = [&](std::int64_t n, std::int64_t bytes) {
-    return fmt::format("{} checkpoint{} of {} in {} take {}, {} are free", n, n == 1 ? "" : "s",
+    return fmt::format("{} checkpoint{} of {} in {}: {} needed, {} free", n, n == 1 ? "" : "s",
                        bytes_text(needs.checkpoint_bytes), needs.checkpoint_directory,
                        bytes_text(bytes), bytes_text(free));
   };

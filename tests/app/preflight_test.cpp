@@ -35,7 +35,7 @@ class PreflightProgram : public ::testing::Test {
                                      options),
                           "a");
   }
-  // Lets rank `victim` run for a tenth of the time only, while `goes_on` says so.
+  // Lets rank `victim` run for a part in twenty-five of the time only, while `goes_on` says so.
   template <class F>
   static void throttle(const Job& job, int victim, F&& goes_on) {
     const auto ranks = job.ranks();
@@ -43,9 +43,9 @@ class PreflightProgram : public ::testing::Test {
     if (found == ranks.end()) return;
     while (goes_on()) {
       if (::kill(found->second, SIGSTOP) != 0) break;
-      std::this_thread::sleep_for(std::chrono::milliseconds(45));
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
       ::kill(found->second, SIGCONT);
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      std::this_thread::sleep_for(std::chrono::milliseconds(4));
     }
     ::kill(found->second, SIGCONT);
   }
@@ -97,10 +97,10 @@ TEST_F(PreflightProgram, ExcludesWhatMeansSomethingElse) {
   EXPECT_THAT(r.err, HasSubstr("--preflight and --print-config exclude each other"));
 }
 
-// A tenth of the speed is slow on any machine, however busy.
+// A twenty-fifth of the speed is slow on any machine, however busy.
 TEST_F(PreflightProgram, NamesASlowRank) {
   Job job(workspace_,
-          mpirun(4, "neox_train --preflight --config ../tiny.ini --system.slow_node_threshold 0.6"),
+          mpirun(4, "neox_train --preflight --config ../tiny.ini --system.slow_node_threshold 0.5"),
           "a");
   ASSERT_TRUE(job.wait_for_ranks(4)) << job.err();
   throttle(job, 2, [&] { return job.running(); });
@@ -116,8 +116,8 @@ TEST_F(PreflightProgram, AStragglerIsNamedInTheRun) {
                  "neox_train --config ../tiny.ini --train.train_iters 1000000 "
                  "--train.eval_interval 0 --checkpoint.checkpoint_factor 1000000 "
                  // Steps long enough that every one is interrupted.
-                 "--model.hidden_size 64 --batch.train_batch_size 128 "
-                 "--logging.straggler_interval 10 --logging.straggler_threshold 2"),
+                 "--model.hidden_size 64 --batch.train_batch_size 64 "
+                 "--logging.straggler_interval 4 --logging.straggler_threshold 0.5"),
           "a");
   ASSERT_TRUE(job.wait_for_text("step 3/")) << job.err();
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);

@@ -137,20 +137,20 @@ TEST(PreflightJudge, MemoryOfADeviceAndOfANode) {
   ranks[1].device_free = 59 * kGiB;
   Finding f = only(ranks);
   EXPECT_EQ(f.severity, Severity::error);
-  EXPECT_THAT(f.text, HasSubstr("rank 1 (node0): 60.00 GiB of the device's memory needed, 59.00 "
+  EXPECT_THAT(f.text, HasSubstr("rank 1 (node0): 60.0 GiB of the device's memory needed, 59.0 "
                                 "GiB free"));
   EXPECT_THAT(f.bad_hosts, ElementsAre("node0"));
   ranks = good(2);
   ranks[3].host_available = 19 * kGiB;  // two ranks of 10 GiB
   f = only(ranks);
-  EXPECT_THAT(f.text, HasSubstr("ranks 2-3 (node1): 20.00 GiB of the node's memory needed, 19.00 "
+  EXPECT_THAT(f.text, HasSubstr("ranks 2-3 (node1): 20.0 GiB of the node's memory needed, 19.0 "
                                 "GiB free"));
   ranks[3].host_available = 20 * kGiB;
   EXPECT_THAT(texts(judge(ranks, needs())), IsEmpty());
   // Ranks that share a device need its memory together.
   ranks[1].device_place = ranks[0].device_place;
   EXPECT_THAT(texts(judge_memory(ranks)),
-              ElementsAre(HasSubstr("ranks 0-1 (node0): 120.00 GiB of the device's memory")));
+              ElementsAre(HasSubstr("ranks 0-1 (node0): 120 GiB of the device's memory")));
 }
 
 TEST(PreflightJudge, Data) {
@@ -177,15 +177,15 @@ TEST(PreflightJudge, RoomForCheckpoints) {
   ranks[0].disk_free = 399 * kGiB;
   Finding f = only(ranks);
   EXPECT_EQ(f.severity, Severity::error);
-  EXPECT_THAT(f.text, HasSubstr("4 checkpoints of 100.00 GiB in /scratch/run take 400.00 GiB, "
-                                "399.00 GiB are free"));
+  EXPECT_THAT(f.text, HasSubstr("4 checkpoints of 100 GiB in /scratch/run: 400 GiB needed, "
+                                "399 GiB free"));
   EXPECT_THAT(f.bad_hosts, IsEmpty());
   RunNeeds run = needs();
   run.existing = 1;  // takes its room already
   EXPECT_THAT(texts(judge(ranks, run)), IsEmpty());
   run.existing = 7;  // one more must fit in any case
   ranks[0].disk_free = 99 * kGiB;
-  EXPECT_THAT(only(ranks, run).text, HasSubstr("1 checkpoint of 100.00 GiB"));
+  EXPECT_THAT(only(ranks, run).text, HasSubstr("1 checkpoint of 100 GiB"));
   run = needs();
   run.keep_last = 0;
   run.at_the_end = 20;
@@ -211,7 +211,7 @@ TEST(PreflightJudge, LimitsOfANode) {
   ranks[2].shm_free = kGiB / 16;  // 32 MiB and 64 MiB for each of two GPUs are needed
   Finding f = only(ranks);
   EXPECT_EQ(f.severity, Severity::error);
-  EXPECT_THAT(f.text, HasSubstr("(node1): /dev/shm has 64.00 MiB free, 160.00 MiB are needed"));
+  EXPECT_THAT(f.text, HasSubstr("(node1): /dev/shm has 64.0 MiB free, 160 MiB are needed"));
   ranks = good(2);
   ranks[1].open_files = 256;
   EXPECT_THAT(only(ranks).text, HasSubstr("(node0): 256 files may be open"));

