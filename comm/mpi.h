@@ -42,4 +42,7 @@ class MpiEnvironment {
 /// The group of all ranks, over MPI; a self communicator when there is one. MPI must be running.
 std::unique_ptr<Communicator> make_world_communicator();
 
+/// "Open MPI v4.1.4": the library that runs, in one line.
+std::string mpi_library_version();
+
 }  // namespace neox

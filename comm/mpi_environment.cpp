@@ -54,4 +54,13 @@ void MpiEnvironment::abort(int exit_code) {
   std::_Exit(exit_code);  // for MPI libraries whose MPI_Abort returns
 }
 
+std::string mpi_library_version() {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING + 1> text{};
+  int length = 0;
+  check_mpi(MPI_Get_library_version(text.data(), &length), "MPI_Get_library_version",
+            Collective::host);
+  const std::string whole(text.data(), static_cast<std::size_t>(length));
+  return whole.substr(0, whole.find_first_of(",\n"));  // who built it follows
+}
+
 }  // namespace neox

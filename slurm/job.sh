@@ -4,6 +4,7 @@
 #
 # What neox_train's exit codes lead to:
 #   0             finished: the job ends with 0
+#   84            the preflight (PREFLIGHT) found slow nodes: it trains, or with strict ends with 84
 #   1             the input or the run is wrong: the job ends with 1
 #   85            stopped and saved: requeued, up to MAX_RESTARTS
 #   anything else a rank, a node or the launch failed: requeued, unless MAX_FAILURES of them in a row
@@ -14,7 +15,7 @@
 # (scancel --batch --signal=USR2 JOB); TERM (scancel, preemption) saves, if KillWait is enough.
 set -uo pipefail
 
-readonly STOPPED=85 LAUNCH_FAILED=87
+readonly SLOW=84 STOPPED=85 LAUNCH_FAILED=87
 why=  # time_limit, leave or cancelled: the signal that came
 interrupted=
 step=
@@ -65,7 +66,7 @@ requeue() {  # CODE REASON
   exit "$1"
 }
 
-run_step() {
+run_step() {  # OPTION...: sets code
   local options=() config
   for config in $CONFIGS; do options+=(--config "$config"); done
   options+=(--checkpoint.save "$RUN_DIR")
@@ -86,6 +87,25 @@ run_step() {
   step=
 }
 
+# Fails with a code that is neither good nor the end: a rank was lost, or a signal came.
+check_nodes() {  # OPTION...
+  [ "$PREFLIGHT" != no ] || return 0
+  run_step --preflight "$@"
+  case $code in
+    0) ;;
+    1) give_up 1 "the preflight found errors (above)" ;;
+    "$SLOW")
+      [ "$PREFLIGHT" != strict ] || give_up $SLOW "the preflight found slow nodes (above)"
+      say "trains, with slow nodes (above)" ;;
+    *) return 1 ;;
+  esac
+}
+
+PREFLIGHT=${PREFLIGHT:-yes}
+case $PREFLIGHT in
+  yes | strict | no) ;;
+  *) give_up 1 "PREFLIGHT=$PREFLIGHT: expected yes, strict or no" ;;
+esac
 cd "$NEOX" || give_up 1 "NEOX=$NEOX is not a folder on $(hostname)"
 [ -x "$NEOX_TRAIN" ] || give_up 1 "NEOX_TRAIN=$NEOX_TRAIN is not a program on $(hostname); build it"
 [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || RUN_DIR=$RUN_DIR/seed$SLURM_ARRAY_TASK_ID
@@ -98,8 +118,16 @@ if [ -z "${SLURM_JOB_END_TIME:-}" ]; then
   export SLURM_JOB_END_TIME
 fi
 
+# Before the first step there is nothing to save: a signal then means stopped.
 code=$STOPPED
-[ -n "$why" ] || run_step "$@"
+if [ -z "$why" ]; then
+  check_nodes "$@" && checked=1 || checked=
+  if [ -n "$why" ]; then
+    code=$STOPPED
+  elif [ -n "$checked" ]; then
+    run_step "$@"
+  fi
+fi
 # srun dies of USR1 when it comes before the ranks run.
 [ "$code.$why" != 138.time_limit ] || code=$STOPPED
 

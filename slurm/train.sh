@@ -24,6 +24,7 @@ CONFIGS=${CONFIGS:-configs/pythia/160m.ini}  # later ones win
 RUN_DIR=${RUN_DIR:-runs/neox}  # checkpoints and logs; seen by all nodes
 MAX_RESTARTS=${MAX_RESTARTS:-100}          # of this job, whatever the reason
 MAX_FAILURES=${MAX_FAILURES:-3}            # in a row without a new checkpoint
+PREFLIGHT=${PREFLIGHT:-yes}                # check the nodes first; strict: end when one is slow; no
 # module load openmpi hdf5
 # export OMPI_MCA_btl_tcp_if_include=ib0     # the network between nodes
 # --------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ CONFIGS=${CONFIGS:-configs/neox-20b.ini configs/data/pile.ini}  # later ones win
 RUN_DIR=${RUN_DIR:-runs/neox-20b}  # checkpoints and logs; seen by all nodes
 MAX_RESTARTS=${MAX_RESTARTS:-100}          # of this job, whatever the reason
 MAX_FAILURES=${MAX_FAILURES:-3}            # in a row without a new checkpoint
+PREFLIGHT=${PREFLIGHT:-yes}                # check the nodes first; strict: end when one is slow; no
 # module load openmpi hdf5
 # export OMPI_MCA_btl_tcp_if_include=ib0     # the network between nodes
 # --------------------------------------------------------------------------------------------------

@@ -133,8 +133,9 @@ struct TrainConfig {
 
 /// [system]
 struct SystemConfig {
-  std::string device = "auto";     // auto cpu cuda simulated
-  std::string transport = "auto";  // auto nccl mpi
+  std::string device = "auto";       // auto cpu cuda simulated
+  std::string transport = "auto";    // auto nccl mpi
+  double slow_node_threshold = 0.1;  // of the median; 1: never
 
   friend bool operator==(const SystemConfig&, const SystemConfig&) = default;
 };
@@ -212,6 +213,8 @@ struct LoggingConfig {
   bool log_samples = false;            // <log_dir>/samples.jsonl
   bool progress = true;
   bool profile = false;
+  std::int64_t straggler_interval = 100;  // steps; 0: off
+  double straggler_threshold = 0.1;       // of the median
   bool verbose = false;
 
   friend bool operator==(const LoggingConfig&, const LoggingConfig&) = default;

@@ -332,6 +332,11 @@ std::vector<Option> system_options() {
        .field = at<&SystemConfig::transport>(),
        .doc = "How tensors of devices travel between ranks; the CPU's always go by MPI",
        .choices = kTransports},
+      {.name = "slow_node_threshold",
+       .field = at<&SystemConfig::slow_node_threshold>(),
+       .doc = "--preflight names ranks that are slower than the median by this part; 1: none",
+       .unit = "fraction",
+       .range = {.min = 0, .max = 1, .above_min = true}},
   };
 }
 

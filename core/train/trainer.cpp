@@ -66,6 +66,10 @@ Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
         "starts with fresh optimizer state");
   }
   if (config_.logging.profile) profiler_.emplace(*engine_, world_);
+  const LoggingConfig& l = config_.logging;
+  if (l.straggler_interval > 0 && world_.size() > 1 && device.is_cpu()) {
+    stragglers_.emplace(*engine_, world_, l.straggler_interval, l.straggler_threshold);
+  }
 }
 
 Trainer::~Trainer() = default;
@@ -317,11 +321,14 @@ StopReason Trainer::run_steps() {
   while (progress_.step < last) {
     const auto begin = std::chrono::steady_clock::now();
     if (profiler_) profiler_->begin_step();
+    if (stragglers_) stragglers_->begin_step();
     Activity::set("reading data", progress_.step + 1);
     const StepBatch& batch = loader.next();
     const double waited = seconds_since(begin);
     const double lr = schedule.at(progress_.step);
     const StepResult result = train_step(batch, lr);
+    const auto straggling = stragglers_ ? stragglers_->end_step(progress_.step + 1, waited)
+                                        : std::optional<StragglerFindings>();
     const std::int64_t tokens = batch.samples * config_.model.seq_length;
     ++progress_.step;
     progress_.consumed_samples += batch.samples;
@@ -340,6 +347,7 @@ StopReason Trainer::run_steps() {
                 tokens, progress_.consumed_tokens, progress_.guards.skipped_steps, guard_->loss_z(),
                 guard_->grad_norm_z()});
     if (profiler_) profiler_->end_step(progress_.step, waited);
+    if (straggling) log_->stragglers(progress_.step, *straggling);
     const bool finished = progress_.step == last;
     if (!finished && (result.stop_requested || result.job_ends)) {
       log_info("{}: saving at step {} and leaving",

@@ -17,6 +17,7 @@
 #include "core/train/signals.h"
 #include "core/train/step_guard.h"
 #include "core/train/step_profiler.h"
+#include "core/train/straggler_report.h"
 #include "core/train/time_limit.h"
 #include "core/train/training_log.h"
 
@@ -89,7 +90,8 @@ class Trainer {
   std::unique_ptr<TrainingLog> log_;
   std::optional<SampleLog> sample_log_;   // logging.log_samples
   std::optional<StepProfiler> profiler_;  // logging.profile
-  std::optional<RunSaver> saver_;         // with checkpoint.save
+  std::optional<StragglerReport> stragglers_;
+  std::optional<RunSaver> saver_;  // with checkpoint.save
   Progress progress_;
   std::string resumed_from_;  // path of the checkpoint; empty: none
   std::optional<StepGuard> guard_;

@@ -133,6 +133,14 @@ void TrainingLog::validation(std::int64_t step, double loss) {
   state_->metrics->scalars(step, values);
 }
 
+void TrainingLog::stragglers(std::int64_t step, const StragglerFindings& found) {
+  if (state_ == nullptr) return;
+  const std::array<Metric, 2> values = {
+      {{"runtime/slowest_over_median", found.slowest_ratio},
+       {"runtime/slowest_rank", static_cast<double>(found.slowest_rank)}}};
+  state_->metrics.scalars(step, values);
+}
+
 void TrainingLog::activity(const std::string& what) {
   if (state_ != nullptr) state_->bar.set_activity(what);
 }

@@ -8,6 +8,7 @@
 
 #include "comm/communicator.h"
 #include "core/config/config.h"
+#include "core/train/straggler_report.h"
 
 namespace neox {
 
@@ -36,6 +37,7 @@ class TrainingLog {
   void validation(std::int64_t step, double loss);
   /// The run goes on after `step`: what was logged later is dropped. Collective as the constructor.
   void rewind(std::int64_t step);
+  void stragglers(std::int64_t step, const StragglerFindings& found);
   /// What the run does between steps ("validating", "saving"); empty: training again.
   void activity(const std::string& what);
 

@@ -53,6 +53,9 @@ Hdf5Contents read_hdf5_contents(const std::string& path);
 void write_with_hdf5(Communicator& group, const std::string& path,
                      const std::vector<PlannedTensor>& tensors);
 
+/// "1.10.8": the library that runs.
+std::string hdf5_library_version();
+
 /// Throws Error unless `path` is "/" followed by names joined with "/".
 void check_hdf5_path(const std::string& path);
 

@@ -1,6 +1,7 @@
 #include "io/checkpoint/hdf5_internal.h"
 
 #include "core/base/error.h"
+#include "io/checkpoint/hdf5_file.h"
 
 namespace neox {
 namespace {
@@ -53,6 +54,12 @@ hid_t standard_type(DType dtype) {
 }
 
 }  // namespace
+
+std::string hdf5_library_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  check_hdf5(H5get_libversion(&major, &minor, &release), "H5get_libversion", "the HDF5 library");
+  return fmt::format("{}.{}.{}", major, minor, release);
+}
 
 void check_hdf5(long long result, const char* call, std::string_view what) {
   if (result >= 0) return;

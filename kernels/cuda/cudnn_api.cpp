@@ -2,12 +2,15 @@
 // arguments on to the library, which is opened at the first call. So programs start, and link,
 // without cuDNN. (cudnn-frontend can load libraries by itself, but then takes a second CUDA runtime
 // beside our static one, of whatever version it finds first.)
+#include "kernels/cuda/device_facts.h"
+
 #ifdef NEOX_HAS_CUDNN
 
 #include <nvrtc.h>
 
 #include <cuda_runtime_api.h>
 #include <cudnn.h>
+#include <fmt/format.h>
 
 #include "core/base/shared_library.h"
 #include "kernels/cuda/cudnn_graph.h"
@@ -41,6 +44,12 @@ Function* find(const SharedLibrary& library, const char* name) {
 
 const std::string& cudnn_problem() {
   return cudnn().problem();
+}
+
+std::string cudnn_version() {
+  if (!cudnn_problem().empty()) return "";
+  const std::size_t version = cudnnGetVersion();  // 91300: 9.13.0
+  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 
 }  // namespace neox
@@ -108,5 +117,11 @@ NEOX_PASS_ON(nvrtc, nvrtcResult, nvrtcGetProgramLog, (nvrtcProgram program, char
              (program, log))
 NEOX_PASS_ON(nvrtc, nvrtcResult, nvrtcGetProgramLogSize, (nvrtcProgram program, size_t* size),
              (program, size))
+
+#else
+
+std::string neox::cudnn_version() {
+  return "";
+}
 
 #endif  // NEOX_HAS_CUDNN

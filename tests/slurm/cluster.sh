@@ -6,6 +6,7 @@
 #   cluster.sh start FOLDER       brings it up: NODES (12), CPUS (64) and GPUS (8) for each node
 #   cluster.sh env FOLDER         the environment for jobs, for eval
 #   cluster.sh kill-node FOLDER NODE
+#   cluster.sh on-node FOLDER NODE COMMAND...   among the node's own mounts
 #   cluster.sh stop FOLDER        ends every process that start made
 #
 # A node is a set of namespaces: own host name, /dev/shm and processes. Without them Open MPI takes
@@ -126,6 +127,12 @@ end_node() {  # NODE SIGNAL
   await 5 gone "$pid" || { pkill -KILL -P "$top" || true; kill -KILL "$top" 2>/dev/null || true; }
 }
 
+on_node() {  # NODE COMMAND...
+  local node=$1
+  shift
+  nsenter --mount --uts --target "$(pgrep -P "$(cat "$dir/run/$node.pid")" | head -n 1)" "$@"
+}
+
 all_idle() { [ "$(sinfo -h -N -o %T | grep -c '^idle$')" -eq "$(cat "$dir/nodes")" ]; }
 
 start() {
@@ -171,6 +178,7 @@ case ${1:-}.$# in
   start.2) start ;;
   env.2) print_env ;;
   kill-node.3) end_node "$3" KILL ;;
+  on-node.*) [ $# -ge 4 ] || die "on-node FOLDER NODE COMMAND..."; on_node "${@:3}" ;;
   stop.2) stop ;;
   *) sed -n '2,/^set -e/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2 ;;
 esac

@@ -94,6 +94,9 @@ export NEOX=$source_dir NEOX_TRAIN=$programs/neox_train CONFIGS=$work/tiny.ini
 layout_20b=(--parallel.model_parallel_size 2 --parallel.pipe_parallel_size 2)
 endless=(--train.train_iters 50000 --schedule.lr_decay_iters 1000)
 
+# Preflights would make every start longer; those that are tested ask for them.
+export PREFLIGHT=no
+
 # Two ranks on two nodes unless the arguments say otherwise. Prints the job's number.
 submit() {  # RUN SCRIPT-AND-OPTIONS...
   local run=$1
@@ -137,7 +140,7 @@ until [ "$(newest lost)" ] || ended "$lost"; do sleep 0.02; done
 "$cluster" kill-node "$work/cluster" "$(scontrol show job "$lost" -o | sed -n 's/.* BatchHost=\([^ ]*\).*/\1/p')"
 
 # ---- a run that is not disturbed, and the same interrupted ---------------------------------------
-straight=$(submit straight "$source_dir/slurm/train.sh")
+straight=$(PREFLIGHT=yes submit straight "$source_dir/slurm/train.sh")
 straight_20b=$(submit straight_20b --ntasks-per-node=2 "$source_dir/slurm/train_20b.sh" "${layout_20b[@]}")
 warned=$(submit warned "$source_dir/slurm/train.sh")
 await 60 "the warned run trains" trained warned 20
@@ -150,6 +153,7 @@ for job in $straight $straight_20b $warned $warned_20b; do await 60 "job $job en
 for job in $straight $straight_20b $warned $warned_20b; do
   check "job $job completed" is "$job" COMPLETED
 done
+check "preflight: of both nodes, before the run" said straight 'preflight of 2 ranks on 2 nodes'
 check "USR1: saved, requeued, resumed, finished" said warned 'resuming from'
 check "USR1: the losses of all steps are those of the undisturbed run" same_losses straight warned
 check "train_20b.sh, USR1: resumed" said warned_20b 'resuming from'
@@ -180,6 +184,19 @@ check "USR2 saves the last step" saved_all left
 check "restart limit: gives up with 85" test "$(state "$limit") $(exit_code "$limit")" = "FAILED 85"
 check "restart limit: the last step is saved" saved_all limit
 check "an error that stays is not retried" test "$(state "$wrong") $(exit_code "$wrong") $(restarts "$wrong")" = "FAILED 1 0"
+
+# ---- a preflight that finds a bad node: its copy of the data is another --------------------------
+sed 's/the/teh/g' corpus.jsonl >other.jsonl
+"$programs/neox_preprocess" --input other.jsonl --output-prefix other --tokenizer-type CharLevelTokenizer \
+  --append-eod >>preprocess.log 2>&1
+"$cluster" on-node "$work/cluster" node12 mount --bind "$work/other_text_document.bin" "$work/corpus_text_document.bin"
+bad=$(PREFLIGHT=yes submit bad --nodelist=node11,node12 "$source_dir/slurm/train.sh")
+await 60 "the job with a bad node ends" ended "$bad"
+"$cluster" on-node "$work/cluster" node12 umount "$work/corpus_text_document.bin"
+check "preflight: names the bad node" said bad 'error: rank 1 (node12): the dataset is '
+check "preflight: says how to do without" said bad 'sbatch --exclude=node12 '
+check "preflight: the job gives up at once" test "$(state "$bad") $(exit_code "$bad") $(restarts "$bad")" = "FAILED 1 0"
+check "preflight: nothing was trained" test ! -e "$work/bad/metrics.jsonl"
 
 # ---- seeds, a chain, failures --------------------------------------------------------------------
 seeds=$(submit seeds --array=1-2 "$source_dir/slurm/train.sh" --train.train_iters 20)
