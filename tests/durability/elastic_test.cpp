@@ -116,10 +116,11 @@ TEST_F(Elastic, EveryLayoutLoadsWhatAnotherSaved) {
       for (std::size_t to = 0; to < layouts; ++to) {
         if (every || to == (5 * from + 3) % layouts) load(model, from, to);
       }
+      fmt::print(
+          "    {}, saved in layout {}: {} pairs so far, worst loss {:.1e} off (limit {:.0e})\n",
+          kModels[model].name, from, pairs_, worst_, kTolerance);
+      std::fflush(stdout);
     }
-    fmt::print("    {}: {} pairs so far, worst loss {:.1e} off (limit {:.0e})\n",
-               kModels[model].name, pairs_, worst_, kTolerance);
-    std::fflush(stdout);
   }
 }
 
