@@ -1,9 +1,9 @@
 #include "tests/app/job.h"
 
+#include <array>
 #include <chrono>
 #include <csignal>
-#include <fstream>
-#include <iterator>
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
@@ -25,9 +25,17 @@ void nap() {
   std::this_thread::sleep_for(std::chrono::milliseconds(10));
 }
 
+// Empty when the process is gone, also in the middle of reading.
 std::string contents(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
+  std::string text;
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return text;
+  std::array<char, 4096> buffer{};
+  for (ssize_t got = 0; (got = ::read(file, buffer.data(), buffer.size())) > 0;) {
+    text.append(buffer.data(), static_cast<std::size_t>(got));
+  }
+  ::close(file);
+  return text;
 }
 
 // Value of a variable in the environment a process was started with.

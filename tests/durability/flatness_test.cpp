@@ -80,12 +80,16 @@ TEST(Flatness, OfMemoryAndFiles) {
     ASSERT_GE(all.size(), 10u);
     const Sample first = most(all, 0, all.size() / 5);
     const Sample last = most(all, all.size() / 2, all.size());
+    std::string fifths;
+    for (std::size_t i = 0; i < 5; ++i) {
+      const Sample part = most(all, i * all.size() / 5, (i + 1) * all.size() / 5);
+      fifths += fmt::format(" {:.1f}", part.resident_mib);
+    }
     fmt::print(
-        "    rank {}, {} steps, a save every {}: {} samples; resident {:.1f} MiB in the first "
-        "fifth, "
-        "{:.1f} MiB in the last half; open files {} and {}\n",
-        rank, steps, every, all.size(), first.resident_mib, last.resident_mib, first.files,
-        last.files);
+        "    rank {}: {} steps, a save every {}: resident MiB by fifths of the run{}; open files "
+        "{} "
+        "in the first fifth, {} in the last half\n",
+        rank, steps, every, fifths, first.files, last.files);
     EXPECT_LE(last.resident_mib, first.resident_mib + 4.0);
     EXPECT_LE(last.files, first.files);
   }

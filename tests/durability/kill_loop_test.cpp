@@ -40,8 +40,8 @@ class KillLoop : public ::testing::Test {
  protected:
   KillLoop() : kills_(number_from_environment("NEOX_KILLS", 8)), random_(choose_seed()) {
     make_corpus(workspace_);
-    // Four steps for each kill: one is lost with it.
-    steps_ = 4 * kills_ + 8;
+    // Three steps for each kill: one is lost with it.
+    steps_ = 3 * kills_ + 8;
     workspace_.write("run.ini", durable_config(steps_, 1, kKeepLast));
   }
 
