@@ -55,15 +55,16 @@ class Elastic : public ::testing::Test {
     for (const Model& model : kModels) {
       reference_.push_back(run(fmt::format("{}-straight", model.name), twelve_layouts()[0], model));
       ASSERT_EQ(std::ssize(reference_.back()), kLast);
+      EXPECT_TRUE(log_samples().empty() || samples_are_continuous(reference_.back()));
     }
   }
 
   StepRecords run(const std::string& folder, const JobLayout& layout, const Model& model,
                   const std::string& options = "") {
-    const auto result = workspace_.run(
-        mpirun(layout.ranks, fmt::format("neox_train --config ../run.ini {} {} {} {}",
-                                         kGrowingBatch, model.options, layout.options, options)),
-        folder);
+    const std::string command =
+        fmt::format("neox_train --config ../run.ini {} {} {} {} {}", kGrowingBatch, model.options,
+                    layout.options, options, log_samples());
+    const auto result = workspace_.run(mpirun(layout.ranks, command), folder);
     EXPECT_EQ(result.exit_code, 0) << layout.options << "\n" << result.err;
     return read_steps(workspace_.file(folder + "/run/metrics.jsonl"));
   }
@@ -94,6 +95,7 @@ class Elastic : public ::testing::Test {
                const std::string& folder) {
     const Comparison c = compare_steps(steps, first, reference_[model]);
     EXPECT_EQ(c.problem, "") << folder;
+    EXPECT_EQ(c.steps_with_samples, log_samples().empty() ? 0 : c.steps) << folder;
     EXPECT_LE(c.worst, kTolerance) << folder << ", step " << c.worst_step;
     worst_ = std::max(worst_, c.worst);
   }

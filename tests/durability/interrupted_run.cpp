@@ -103,10 +103,12 @@ log_interval = 1000000
 StepRecords uninterrupted_run(const Workspace& workspace, const std::string& config_file,
                               const std::string& folder, const JobLayout& layout,
                               const std::string& options) {
-  workspace.run_ok(mpirun(layout.ranks, fmt::format("neox_train --config ../{} {} {}", config_file,
-                                                    layout.options, options)),
-                   folder);
-  return read_steps(workspace.file(folder + "/run/metrics.jsonl"));
+  const std::string command = fmt::format("neox_train --config ../{} {} {} {}", config_file,
+                                          layout.options, options, log_samples());
+  workspace.run_ok(mpirun(layout.ranks, command), folder);
+  StepRecords steps = read_steps(workspace.file(folder + "/run/metrics.jsonl"));
+  EXPECT_TRUE(log_samples().empty() || samples_are_continuous(steps));
+  return steps;
 }
 
 std::int64_t number_from_environment(const char* name, std::int64_t value) {
@@ -148,12 +150,10 @@ InterruptedRun::InterruptedRun(const Workspace& workspace, RunPlace place, StepR
 void InterruptedRun::start(const JobLayout& layout, const std::string& environment) {
   newest_at_start_ = newest();
   watch_ = std::make_unique<SaveWatch>(place_.checkpoints);
-  job_ = std::make_unique<Job>(
-      workspace_,
-      environment +
-          mpirun(layout.ranks, fmt::format("neox_train --config ../{} {} {}", place_.config,
-                                           layout.options, place_.options)),
-      place_.folder);
+  const std::string command = fmt::format("neox_train --config ../{} {} {} {}", place_.config,
+                                          layout.options, place_.options, log_samples());
+  job_ =
+      std::make_unique<Job>(workspace_, environment + mpirun(layout.ranks, command), place_.folder);
 }
 
 void InterruptedRun::check(const std::set<std::int64_t>& commits) {
@@ -199,6 +199,7 @@ void InterruptedRun::check_losses(std::int64_t first) {
   EXPECT_EQ(c.problem, "");
   EXPECT_LE(c.worst, tolerance_) << "loss of step " << c.worst_step;
   tally.steps_compared += c.steps;
+  tally.with_samples += c.steps_with_samples;
   tally.worst_loss = std::max(tally.worst_loss, c.worst);
 }
 
@@ -217,6 +218,7 @@ void InterruptedRun::check_end() {
   const Comparison c = compare_steps(read_steps(place_.metrics), 1, reference_);
   EXPECT_EQ(c.problem, "");
   EXPECT_EQ(c.steps, place_.steps);
+  EXPECT_EQ(c.steps_with_samples, log_samples().empty() ? 0 : place_.steps);
   EXPECT_LE(c.worst, tolerance_) << "loss of step " << c.worst_step;
   EXPECT_EQ(checkpoints_in(place_.checkpoints).size(), static_cast<std::size_t>(place_.keep_last));
   for (const auto& entry : fs::directory_iterator(place_.checkpoints)) {

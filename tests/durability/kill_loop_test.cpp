@@ -118,12 +118,12 @@ class KillLoop : public ::testing::Test {
         "    checkpoints committed          {}\n"
         "      lost or damaged              {} (verified {} times)\n"
         "    resumes from the newest        {}\n"
-        "    steps compared                 {}, worst loss {:.1e} off\n"
+        "    steps compared                 {} ({} by sample too), worst loss {:.1e} off\n"
         "    slowest end after a kill       {:.2f} s; exit codes{}\n"
         "    jobs that ended before         {}\n\n",
         t.faults, t.inside_saves, t.during_start, t.commits,
         ::testing::Test::HasFailure() ? "SEE ABOVE" : "0", t.verified, t.resumes, t.steps_compared,
-        t.worst_loss, t.slowest_end, codes, t.jobs_finished);
+        t.with_samples, t.worst_loss, t.slowest_end, codes, t.jobs_finished);
     std::fflush(stdout);
   }
 
