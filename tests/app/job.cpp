@@ -54,12 +54,16 @@ bool alive(pid_t pid) {
 }  // namespace
 
 Job::Job(const Workspace& workspace, const std::string& command, const std::string& folder)
-    : workspace_(workspace) {
+    : workspace_(workspace), shared_memory_(fs::path("/dev/shm") / workspace.path().filename()) {
+  // Ranks that are killed leave their segments there.
+  std::error_code ignored;
+  fs::create_directory(shared_memory_, ignored);
   fs::create_directories(workspace.path() / folder);
   workspace.write(".job", "export PATH=" NEOX_BINARY_DIR
                           "/bin:$PATH OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
                           "OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_rmaps_base_oversubscribe=1 "
-                          "OMP_NUM_THREADS=1 NEOX_TEST_JOB='" +
+                          "OMP_NUM_THREADS=1 OMPI_MCA_btl_vader_backing_directory='" +
+                              shared_memory_.string() + "' NEOX_TEST_JOB='" +
                               workspace.path().string() + "'\nexec " + command + "\n");
   const std::string shell = fmt::format(
       "cd '{}' && exec bash '{}' > '{}' 2> '{}' < /dev/null", (workspace.path() / folder).string(),
@@ -76,9 +80,12 @@ Job::~Job() {
   for (const char* program : {"neox_train", "fault_cases"}) {
     for (const auto& [rank, pid] : ranks(program)) ::kill(pid, SIGKILL);
   }
-  if (reaped_) return;
-  ::kill(launcher_, SIGKILL);
-  waitpid(launcher_, nullptr, 0);
+  if (!reaped_) {
+    ::kill(launcher_, SIGKILL);
+    waitpid(launcher_, nullptr, 0);
+  }
+  std::error_code ignored;
+  fs::remove_all(shared_memory_, ignored);
 }
 
 std::map<int, pid_t> Job::ranks(const std::string& program) const {
