@@ -138,7 +138,7 @@ void TrainingLog::stragglers(std::int64_t step, const StragglerFindings& found) 
   const std::array<Metric, 2> values = {
       {{"runtime/slowest_over_median", found.slowest_ratio},
        {"runtime/slowest_rank", static_cast<double>(found.slowest_rank)}}};
-  state_->metrics.scalars(step, values);
+  state_->metrics->scalars(step, values);
 }
 
 void TrainingLog::activity(const std::string& what) {

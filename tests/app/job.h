@@ -34,6 +34,7 @@ class Job {
 
  private:
   const Workspace& workspace_;
+  std::filesystem::path shared_memory_;
   pid_t launcher_ = -1;
   bool reaped_ = false;
   int exit_code_ = -1;
