@@ -18,10 +18,10 @@ std::string temporary_file_name(std::int64_t step);
 void remove_leftovers(const std::string& directory);
 /// Removes checkpoints older than the newest options.keep_last up to `step`, except those that
 /// options.keep wants; discarded ones don't count. Later steps (of a history that the run fell back
-/// from) stay. Failures are warnings.
-void remove_old_checkpoints(const std::string& directory, std::int64_t step,
-                            const SaveOptions& options);
-/// Makes `latest` name the file. A hint for people; never read. Failures are warnings.
-void write_latest(const std::string& directory, const std::string& file_name);
+/// from) stay. Returns what failed, for a warning; empty: nothing did.
+std::string remove_old_checkpoints(const std::string& directory, std::int64_t step,
+                                   const SaveOptions& options);
+/// Makes `latest` name the file. A hint for people; never read. Returns as above.
+std::string write_latest(const std::string& directory, const std::string& file_name);
 
 }  // namespace neox
