@@ -370,8 +370,8 @@ struct CheckpointSave::State {
         work();
         through = true;
       });
-    } catch (const std::system_error&) {  // no more threads for this rank: it works now
-      work();
+    } catch (const std::system_error&) {
+      work();  // this rank may start no more threads: it works now
       through = true;
     }
   }
@@ -390,7 +390,6 @@ struct CheckpointSave::State {
   }
   void write_without_thread();
   void gather();
-  void ask_what_stays();
   void commit_and_tidy() noexcept;
 
   enum class Phase : std::uint8_t { laid_out, writing, committing };
@@ -404,8 +403,9 @@ struct CheckpointSave::State {
   SaveReport report;
   Phase phase = Phase::laid_out;
   Written written;
-  std::set<std::int64_t> kept, discarded;  // rank 0: what the options said of older checkpoints
-  std::string commit_error;                // rank 0, as the next
+  // Rank 0 only:
+  std::set<std::int64_t> milestones, discarded;  // what the options said of older checkpoints
+  std::string commit_error;
   std::vector<std::string> warnings;
   std::thread thread;
   std::atomic<bool> through{false};
@@ -435,19 +435,16 @@ void CheckpointSave::State::gather() {
   report.write_seconds += written.write_seconds;
   report.sync_seconds = written.sync_seconds;
   group.host_all_reduce(std::span(written.sums), ReduceOp::sum);
-  if (group.rank() == 0 && options.keep_last > 0) ask_what_stays();
-}
-
-// Before the commit: its thread must not call back into the program.
-void CheckpointSave::State::ask_what_stays() {
+  // Asked here: the thread must not call back into the program.
+  if (group.rank() != 0 || options.keep_last <= 0) return;
   try {
     for (const FoundCheckpoint& found : find_checkpoints(directory)) {
-      if (options.keep && options.keep(found.step)) kept.insert(found.step);
+      if (options.keep && options.keep(found.step)) milestones.insert(found.step);
       if (options.discarded && options.discarded(found.step)) discarded.insert(found.step);
     }
-  } catch (const Error& error) {  // rank 0's alone: no reason to give the checkpoint up
+  } catch (const std::exception& failure) {  // an Error would be rank 0's alone
+    warnings.push_back(fmt::format("old checkpoints stay: {}", failure.what()));
     options.keep_last = 0;
-    warnings.push_back(fmt::format("no old checkpoint is removed: {}", error.what()));
   }
 }
 
@@ -461,9 +458,10 @@ void CheckpointSave::State::commit_and_tidy() noexcept {
     return;
   }
   warnings.push_back(write_latest(directory, checkpoint_file_name(step)));
-  options.keep = [this](std::int64_t old) { return kept.contains(old); };
-  options.discarded = [this](std::int64_t old) { return discarded.contains(old); };
-  warnings.push_back(remove_old_checkpoints(directory, step, options));
+  const SaveOptions retention{options.io, options.keep_last,
+                              [this](std::int64_t old) { return milestones.contains(old); },
+                              [this](std::int64_t old) { return discarded.contains(old); }};
+  warnings.push_back(remove_old_checkpoints(directory, step, retention));
   std::erase(warnings, "");
   report.commit_seconds = watch.lap();
 }

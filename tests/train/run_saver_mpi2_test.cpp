@@ -183,6 +183,22 @@ TEST_F(RunSaverTest, OneRanksFailureIsAWarningAndTriedAgain) {
   CheckpointReader(*world, find_checkpoints(directory).at(0).path).verify();
 }
 
+// However often a run saves, it waits with the next attempt, and counts only attempts.
+TEST_F(RunSaverTest, SavesThatAreDueDoNotShortenTheWaitAfterAFailure) {
+  RunSaver saver{*world, *engine, config, "text", std::chrono::hours(1)};
+  if (world->rank() == 1) failing_syncs = 1000;
+  for (int i = 0; i < 10; ++i) {
+    step(&saver);
+    saver.begin(progress);
+    if (i == 0) saver.drain();
+  }
+  EXPECT_EQ(failing_syncs, world->rank() == 1 ? 999 : 0);
+  EXPECT_THAT(steps_on_disk(), IsEmpty());
+  failing_syncs = 0;
+  saver.finish(progress);  // at once: the program wants to leave
+  EXPECT_THAT(steps_on_disk(), ElementsAre(10));
+}
+
 TEST_F(RunSaverTest, TheCommitDoesNotStopTrainingEither) {
   RunSaver saver = this->saver();
   step();
@@ -212,22 +228,6 @@ TEST_F(RunSaverTest, AFailingCommitIsTriedAgain) {
   ASSERT_EQ(steps.size(), 1u);
   EXPECT_GT(steps[0], 1);
   EXPECT_EQ(temporaries(), 0);
-}
-
-// However often a run saves, it waits with the next attempt, and counts only attempts.
-TEST_F(RunSaverTest, SavesThatAreDueDoNotShortenTheWaitAfterAFailure) {
-  RunSaver saver{*world, *engine, config, "text", std::chrono::hours(1)};
-  if (world->rank() == 1) failing_syncs = 1000;
-  for (int i = 0; i < 10; ++i) {
-    step(&saver);
-    saver.begin(progress);
-    if (i == 0) saver.drain();
-  }
-  EXPECT_EQ(failing_syncs, world->rank() == 1 ? 999 : 0);
-  EXPECT_THAT(steps_on_disk(), IsEmpty());
-  failing_syncs = 0;
-  saver.finish(progress);  // at once: the program wants to leave
-  EXPECT_THAT(steps_on_disk(), ElementsAre(10));
 }
 
 TEST_F(RunSaverTest, LeavingWaitsForAGoodSave) {

@@ -53,7 +53,10 @@ class DiskFaults : public CheckpointTest {
   void save_step(std::int64_t step, bool background, const SaveOptions& options = {}) {
     SampleState state(rank, group.size(), true, static_cast<int>(step));
     CheckpointSave save(group, directory, state.tensors(), sample_info(step), options);
-    if (background) save.start();
+    if (background) {  // writing and committing in threads
+      save.start();
+      save.start_commit();
+    }
     save.finish();
   }
   /// The number of calls of each kind that f() makes on each rank.

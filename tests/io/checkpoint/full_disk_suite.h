@@ -76,7 +76,10 @@ class FullDisk : public CheckpointTest {
     const std::string message = error_of([&] {
       SampleState state(rank, group.size(), true, static_cast<int>(step));
       CheckpointSave save(group, disk, state.tensors(), sample_info(step), {});
-      if (background) save.start();
+      if (background) {
+        save.start();
+        save.start_commit();
+      }
       save.finish();
     });
     EXPECT_THAT(group.host_all_gather(message), ::testing::Each(message));
@@ -266,6 +269,25 @@ TEST_F(FullDisk, DirectoryThatGoesOrIsALink) {
     EXPECT_EQ(save_error(3, background), "");  // makes it again
     EXPECT_EQ(newest(), 3);
     if (rank == 0) fs::remove_all(disk);
+    group.barrier();
+  }
+  {  // a file in its place, which rank 0 alone finds when it looks for old checkpoints
+    SampleState state(rank, group.size(), true, 2);
+    const SaveOptions options{CheckpointIo::direct, 2, [](std::int64_t) { return false; }, {}};
+    CheckpointSave save(group, disk, state.tensors(), sample_info(2), options);
+    save.start();
+    while (!save.through()) usleep(1000);
+    group.barrier();
+    if (rank == 0) {
+      fs::remove_all(disk);
+      write_bytes(disk, "");
+    }
+    group.barrier();
+    const std::string message = error_of([&] { save.finish(); });
+    EXPECT_THAT(message, HasSubstr("Not a directory"));
+    EXPECT_THAT(group.host_all_gather(message), ::testing::Each(message));
+    group.barrier();
+    if (rank == 0) fs::remove(disk);
     group.barrier();
   }
   if (rank == 0) {
