@@ -193,10 +193,11 @@ class Benchmark {
 
   void resume(const std::string& name, Engine& engine) {
     time(name, [&] {
-      const auto reader = open_newest(world_, config_.checkpoint.save);
-      path_ = reader->path();
-      load_run(*reader, engine.model(), &engine.optimizer(), LoadScope::everything, engine.ops(),
-               engine.stream());
+      const auto load = [&](CheckpointReader& reader) {
+        load_run(reader, engine.model(), &engine.optimizer(), LoadScope::everything, engine.ops(),
+                 engine.stream());
+      };
+      path_ = open_newest(world_, config_.checkpoint.save, load)->path();
     });
   }
 

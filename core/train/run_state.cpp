@@ -192,6 +192,17 @@ GuardState read_guards(const CheckpointReader& reader) {
   return guards;
 }
 
+// Not only at the start: another checkpoint may have been loaded before, as far as it was whole.
+void clear_optimizer(ParameterStore& store, Optimizer& optimizer, Stream& stream) {
+  for (ParameterId id = 0; id < store.size(); ++id) {
+    for (const ParameterPiece& piece : store.update_pieces(id)) {
+      fill_zero(stream, store.piece(State::exp_avg, piece.piece));
+      fill_zero(stream, store.piece(State::exp_avg_sq, piece.piece));
+    }
+  }
+  optimizer.set_steps_taken(0);
+}
+
 }  // namespace
 
 std::string checkpoint_path(const std::string& section, const std::string& parameter) {
@@ -269,6 +280,7 @@ Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optim
     }
   }
   loader.read();
+  if (!with_optimizer && optimizer != nullptr) clear_optimizer(store, *optimizer, stream);
   store.refresh_weights(ops, stream);
   stream.synchronize();
   if (with_optimizer) {

@@ -48,8 +48,9 @@ enum class LoadScope : std::uint8_t {
 };
 
 /// Fills what this rank updates of the model (and the optimizer, unless null) from an opened
-/// checkpoint, under any layout.
-/// Throws Error when the checkpoint is of another architecture, listing the differences, or holds
+/// checkpoint, under any layout. What was there before does not matter. Throws UnreadableCheckpoint
+/// where what it reads is damaged, in the middle of it;
+/// Error when the checkpoint is of another architecture, listing the differences, or holds
 /// weights only where everything is wanted.
 Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optimizer,
                   LoadScope scope, const Backend& ops, Stream& stream);

@@ -121,17 +121,21 @@ void Trainer::start() {
 }
 
 bool Trainer::resume_from(const std::string& directory, LoadScope scope) {
+  const auto load = [&](CheckpointReader& reader) {
+    LoadScope loaded = scope;
+    if (scope == LoadScope::everything && config_.checkpoint.no_load_optim &&
+        !has_optimizer_state(reader)) {
+      log_warning("{} holds weights only: the optimizer starts with fresh state", reader.path());
+      loaded = LoadScope::without_optimizer;
+    }
+    progress_ = load_run(reader, engine_->model(), &engine_->optimizer(), loaded, engine_->ops(),
+                         engine_->stream());
+    if (loaded == LoadScope::everything) reader.verify();  // the rest: weights that master gave
+  };
   const auto reader = config_.checkpoint.iteration >= 0
-                          ? open_step(world_, directory, config_.checkpoint.iteration)
-                          : open_newest(world_, directory);
+                          ? open_step(world_, directory, config_.checkpoint.iteration, load)
+                          : open_newest(world_, directory, load);
   if (reader == nullptr) return false;
-  if (scope == LoadScope::everything && config_.checkpoint.no_load_optim &&
-      !has_optimizer_state(*reader)) {
-    log_warning("{} holds weights only: the optimizer starts with fresh state", reader->path());
-    scope = LoadScope::without_optimizer;
-  }
-  progress_ = load_run(*reader, engine_->model(), &engine_->optimizer(), scope, engine_->ops(),
-                       engine_->stream());
   resumed_from_ = reader->path();
   if (saver_ && directory == config_.checkpoint.save) saver_->set_saved(progress_.step);
   log_info("{} {} (step {}, {} samples)",
@@ -232,12 +236,14 @@ void Trainer::rewind() {
   log_->activity("rewinding");
   Activity::set_unlimited("going back to a checkpoint");
   const Progress before = progress_;
-  const auto reader = open_newest(world_, config_.checkpoint.save, saver_->saved_step());
+  const auto load = [&](CheckpointReader& reader) {
+    progress_ = load_run(reader, engine_->model(), &engine_->optimizer(), LoadScope::everything,
+                         engine_->ops(), engine_->stream());
+  };
+  const auto reader = open_newest(world_, config_.checkpoint.save, load, saver_->saved_step());
   require(reader != nullptr,
           "the checkpoint of step {} in {}, to which the run is to go back, is gone",
           saver_->saved_step(), config_.checkpoint.save);
-  progress_ = load_run(*reader, engine_->model(), &engine_->optimizer(), LoadScope::everything,
-                       engine_->ops(), engine_->stream());
   saver_->set_saved(progress_.step);
   const std::vector<SampleRange> left_out =
       SampleOrder(data_.train->size(), {}).samples_of(progress_.next_sample, before.next_sample);

@@ -127,12 +127,18 @@ struct StoredTensor {
   std::uint64_t sum = 0;         ///< "sum64-splitmix-v1" of all elements
 };
 
+/// A checkpoint that is damaged, or that some rank cannot read: another one may do.
+class UnreadableCheckpoint : public Error {
+ public:
+  using Error::Error;
+};
+
 /// A checkpoint opened for reading. A rank-local program passes a make_self_communicator().
 class CheckpointReader {
  public:
   /// Checks header, file size, metadata hash, tensor table, then every dataset's shape, type and
-  /// offset. Collective; throws the same Error on every rank when the file is missing, is not ours,
-  /// is of another format version, or is damaged.
+  /// offset. Collective; throws the same UnreadableCheckpoint on every rank when the file is
+  /// missing, is not ours, is of another format version, or is damaged.
   CheckpointReader(Communicator& group, std::string path);
   ~CheckpointReader();
   CheckpointReader(CheckpointReader&&) noexcept;
@@ -147,9 +153,11 @@ class CheckpointReader {
   /// Fills every tensors[i].shard.local from its slice of the stored tensor, under any layout.
   /// Collective: every rank passes what it wants (maybe nothing). All read data is verified: the
   /// sums of tensors that all ranks together read exactly once (or in equal copies) come for free,
-  /// others are read once more. Throws the same Error on every rank; names the damaged tensor.
+  /// others are read once more. Throws on every rank the same Error where a tensor is missing or of
+  /// another shape or type, UnreadableCheckpoint, with the tensor's name, where it is damaged.
   void read(std::span<CheckpointTensor> tensors);
-  /// Reads everything, shared out over the ranks, and checks every sum. Collective.
+  /// Reads what read() has not verified, shared out over the ranks, and checks every sum.
+  /// Collective; throws the same UnreadableCheckpoint on every rank.
   void verify();
 
  private:
@@ -164,21 +172,30 @@ struct FoundCheckpoint {
 /// Committed checkpoints of a directory, newest first; empty when there is no such directory.
 /// Rank-local.
 std::vector<FoundCheckpoint> find_checkpoints(const std::string& directory);
-/// Throws Error when the file holds another step than its name says.
+/// Throws UnreadableCheckpoint when the file holds another step than its name says.
 void check_step_of_name(const CheckpointReader& reader, const FoundCheckpoint& found);
 
-/// Opens the newest checkpoint whose every byte verifies, and logs which it skipped and why: the
-/// damaged ones, and those that some rank cannot read (PosixFile::read repeats what may pass; a
-/// host that can read none of them ends the run rather than its history). Null when the directory
-/// holds none at all; throws Error when it holds some but none is whole: a run must not start from
-/// scratch over a damaged history. Steps after `last_step` are left aside. Collective.
+/// What is done with a checkpoint before it counts as whole. It throws UnreadableCheckpoint where
+/// it finds damage; what it did before must not matter then. Collective.
+using CheckpointUse = std::function<void(CheckpointReader&)>;
+inline void verify_all(CheckpointReader& reader) {
+  reader.verify();
+}
+
+/// Opens the newest checkpoint that is whole, and logs which it skipped and why: the damaged ones,
+/// and those that some rank cannot read (PosixFile::read repeats what may pass; a host that can
+/// read none of them ends the run rather than its history). By default every byte is verified; a
+/// `use` that reads what is needed before it verifies saves reading it twice. Null when the
+/// directory holds none at all; throws Error when it holds some but none is whole: a run must not
+/// start from scratch over a damaged history. Steps after `last_step` are left aside. Collective.
 std::unique_ptr<CheckpointReader> open_newest(
-    Communicator& group, const std::string& directory,
+    Communicator& group, const std::string& directory, const CheckpointUse& use = verify_all,
     std::int64_t last_step = std::numeric_limits<std::int64_t>::max());
 /// Opens one step. Throws Error listing the steps that exist when it is missing, or saying what is
 /// damaged. Collective.
 std::unique_ptr<CheckpointReader> open_step(Communicator& group, const std::string& directory,
-                                            std::int64_t step);
+                                            std::int64_t step,
+                                            const CheckpointUse& use = verify_all);
 
 /// Creates the directory, or throws the Error that a save would meet there: so that a run learns it
 /// before its first step. Collective.

@@ -23,6 +23,22 @@ namespace {
 
 constexpr std::int64_t kVerifyPiece = std::int64_t{4} << 20;
 
+// Damage is found, or reading fails, on any rank.
+template <class F>
+void readable(Communicator& group, const std::string& what, F&& f) {
+  try {
+    collectively(group, what, f);
+  } catch (const Error& error) {
+    throw UnreadableCheckpoint(error.what());
+  }
+}
+
+// All ranks know the same sums, so all throw alike.
+[[noreturn]] void fail_damaged(const std::string& path, const std::string& tensor) {
+  throw UnreadableCheckpoint(
+      fmt::format("{} is damaged: the sum of {} does not match", path, tensor));
+}
+
 struct Opened {
   CheckpointInfo info;
   std::vector<StoredTensor> tensors;
@@ -147,12 +163,14 @@ struct CheckpointReader::State {
   Communicator* group = nullptr;
   std::string path;
   Opened opened;
+  std::vector<bool> whole;  // tensors whose sum was checked
 
   std::size_t index_of(const std::string& tensor_path) const;
-  ReadPart read_one(const PosixFile& file, CheckpointTensor& wanted) const;
+  ReadPart plan_one(const CheckpointTensor& wanted) const;
+  void read_one(const PosixFile& file, const CheckpointTensor& wanted, ReadPart& plan) const;
   std::vector<ReadPart> gather(const std::vector<ReadPart>& own) const;
-  std::vector<std::size_t> check_sums(const std::vector<ReadPart>& parts) const;
-  void verify(const std::vector<std::size_t>& which) const;
+  std::vector<std::size_t> check_sums(const std::vector<ReadPart>& parts);
+  void verify(const std::vector<std::size_t>& which);
 };
 
 // tensors().size() when there is none.
@@ -172,12 +190,13 @@ CheckpointReader::CheckpointReader(Communicator& group, std::string path)
   state_->group = &group;
   state_->path = group.host_broadcast(std::move(path), 0);
   Opened opened;
-  collectively(group, "opening the checkpoint " + state_->path, [&] {
+  readable(group, "opening the checkpoint " + state_->path, [&] {
     if (group.rank() == 0) opened = open_on_rank_0(state_->path);
   });
   state_->opened = unpack(group.host_broadcast(group.rank() == 0 ? pack(opened) : "", 0));
   std::sort(state_->opened.tensors.begin(), state_->opened.tensors.end(),
             [](const StoredTensor& a, const StoredTensor& b) { return a.path < b.path; });
+  state_->whole.resize(state_->opened.tensors.size());
 }
 
 CheckpointReader::~CheckpointReader() = default;
@@ -201,7 +220,7 @@ const StoredTensor* CheckpointReader::find(const std::string& tensor_path) const
 // ---- read
 // ------------------------------------------------------------------------------------------
 
-ReadPart CheckpointReader::State::read_one(const PosixFile& file, CheckpointTensor& wanted) const {
+ReadPart CheckpointReader::State::plan_one(const CheckpointTensor& wanted) const {
   const Shard& shard = wanted.shard;
   check_slice(wanted, shard.local.numel() != shard.slice.extent.numel());
   const std::size_t index = index_of(wanted.path);
@@ -219,17 +238,22 @@ ReadPart CheckpointReader::State::read_one(const PosixFile& file, CheckpointTens
   require(shard.local.numel() == result.part.end - result.part.begin,
           "{}: room for {} elements; the slice has {}, the part {}", wanted.path,
           shard.local.numel(), shard.slice.extent.numel(), wanted.write_end - wanted.write_begin);
+  return result;
+}
+
+void CheckpointReader::State::read_one(const PosixFile& file, const CheckpointTensor& wanted,
+                                       ReadPart& plan) const {
+  const StoredTensor& stored = opened.tensors[plan.tensor];
   const auto element = static_cast<std::int64_t>(size_of(stored.dtype));
   const std::int64_t most = kVerifyPiece / element;
-  for_each_run(result.part, [&](std::int64_t local, std::int64_t global, std::int64_t count) {
+  for_each_run(plan.part, [&](std::int64_t local, std::int64_t global, std::int64_t count) {
     for (std::int64_t at = 0; at < count; at += most) {
       const std::int64_t n = std::min(most, count - at);
-      std::byte* to = shard.local.data + (local + at) * element;
+      std::byte* to = wanted.shard.local.data + (local + at) * element;
       file.read(to, n * element, stored.file_offset + (global + at) * element);
-      result.sum += sum64(to, static_cast<std::size_t>(element), n, global + at);
+      plan.sum += sum64(to, static_cast<std::size_t>(element), n, global + at);
     }
   });
-  return result;
 }
 
 std::vector<ReadPart> CheckpointReader::State::gather(const std::vector<ReadPart>& own) const {
@@ -263,8 +287,7 @@ std::vector<ReadPart> CheckpointReader::State::gather(const std::vector<ReadPart
 }
 
 // Throws on a mismatch; returns the tensors that the parts don't cover exactly once, copies apart.
-std::vector<std::size_t> CheckpointReader::State::check_sums(
-    const std::vector<ReadPart>& parts) const {
+std::vector<std::size_t> CheckpointReader::State::check_sums(const std::vector<ReadPart>& parts) {
   std::map<std::size_t, std::vector<const ReadPart*>> by_tensor;
   for (const ReadPart& read : parts) {
     if (read.part.begin == read.part.end) continue;
@@ -275,8 +298,11 @@ std::vector<std::size_t> CheckpointReader::State::check_sums(
       known.push_back(&read);
       continue;
     }
-    require((*same)->sum == read.sum, "ranks {} and {} read different bytes of {} in {}",
-            (*same)->rank, read.rank, opened.tensors[read.tensor].path, path);
+    if ((*same)->sum != read.sum) {
+      throw UnreadableCheckpoint(fmt::format("ranks {} and {} read different bytes of {} in {}",
+                                             (*same)->rank, read.rank,
+                                             opened.tensors[read.tensor].path, path));
+    }
   }
   std::vector<std::size_t> unchecked;
   for (const auto& [index, unique] : by_tensor) {
@@ -289,19 +315,24 @@ std::vector<std::size_t> CheckpointReader::State::check_sums(
     }
     if (coverage_error(tensor.shape, boxes, std::vector<std::string>(boxes.size()))) {
       unchecked.push_back(index);
+    } else if (sum != tensor.sum) {
+      fail_damaged(path, tensor.path);
     } else {
-      require(sum == tensor.sum, "{} is damaged: the sum of {} does not match", path, tensor.path);
+      whole[index] = true;
     }
   }
   return unchecked;
 }
 
 void CheckpointReader::read(std::span<CheckpointTensor> tensors) {
-  const State& state = *state_;
+  State& state = *state_;
   std::vector<ReadPart> own;
   collectively(*state.group, "reading the checkpoint " + state.path, [&] {
+    for (const CheckpointTensor& wanted : tensors) own.push_back(state.plan_one(wanted));
+  });
+  readable(*state.group, "reading the checkpoint " + state.path, [&] {
     const PosixFile file(state.path, O_RDONLY);
-    for (CheckpointTensor& wanted : tensors) own.push_back(state.read_one(file, wanted));
+    for (std::size_t i = 0; i < own.size(); ++i) state.read_one(file, tensors[i], own[i]);
   });
   // Every rank checks the same gathered sums, so all throw alike.
   state.verify(state.check_sums(state.gather(own)));
@@ -310,10 +341,10 @@ void CheckpointReader::read(std::span<CheckpointTensor> tensors) {
 // ---- verify
 // ----------------------------------------------------------------------------------------
 
-void CheckpointReader::State::verify(const std::vector<std::size_t>& which) const {
+void CheckpointReader::State::verify(const std::vector<std::size_t>& which) {
   if (which.empty()) return;
   std::vector<std::uint64_t> sums(which.size(), 0);
-  collectively(*group, "verifying the checkpoint " + path, [&] {
+  readable(*group, "verifying the checkpoint " + path, [&] {
     const PosixFile file(path, O_RDONLY);
     std::vector<std::byte> buffer(kVerifyPiece);
     for (std::size_t i = 0; i < which.size(); ++i) {
@@ -334,15 +365,17 @@ void CheckpointReader::State::verify(const std::vector<std::size_t>& which) cons
   group->host_all_reduce(std::span(sums), ReduceOp::sum);
   for (std::size_t i = 0; i < which.size(); ++i) {
     const StoredTensor& tensor = opened.tensors[which[i]];
-    require(sums[i] == tensor.sum, "{} is damaged: the sum of {} does not match", path,
-            tensor.path);
+    if (sums[i] != tensor.sum) fail_damaged(path, tensor.path);
+    whole[which[i]] = true;
   }
 }
 
 void CheckpointReader::verify() {
-  std::vector<std::size_t> all(tensors().size());
-  for (std::size_t i = 0; i < all.size(); ++i) all[i] = i;
-  state_->verify(all);
+  std::vector<std::size_t> rest;
+  for (std::size_t i = 0; i < tensors().size(); ++i) {
+    if (!state_->whole[i]) rest.push_back(i);
+  }
+  state_->verify(rest);
 }
 
 // ---- choice
@@ -375,30 +408,32 @@ std::vector<FoundCheckpoint> find_on_rank_0(Communicator& group, const std::stri
 
 namespace {
 
-std::unique_ptr<CheckpointReader> open_whole(Communicator& group, const FoundCheckpoint& found) {
+std::unique_ptr<CheckpointReader> open_whole(Communicator& group, const FoundCheckpoint& found,
+                                             const CheckpointUse& use) {
   auto reader = std::make_unique<CheckpointReader>(group, found.path);
   check_step_of_name(*reader, found);
-  reader->verify();
+  use(*reader);
   return reader;
 }
 
 }  // namespace
 
 void check_step_of_name(const CheckpointReader& reader, const FoundCheckpoint& found) {
-  require(reader.info().step == found.step,
-          "{} holds the checkpoint of step {}: somebody renamed it; call it {} again", found.path,
-          reader.info().step, checkpoint_file_name(reader.info().step));
+  if (reader.info().step == found.step) return;
+  throw UnreadableCheckpoint(
+      fmt::format("{} holds the checkpoint of step {}: somebody renamed it; call it {} again",
+                  found.path, reader.info().step, checkpoint_file_name(reader.info().step)));
 }
 
 std::unique_ptr<CheckpointReader> open_newest(Communicator& group, const std::string& directory,
-                                              std::int64_t last_step) {
+                                              const CheckpointUse& use, std::int64_t last_step) {
   std::string newest_reason;
   std::int64_t damaged = 0;
   for (const FoundCheckpoint& found : find_on_rank_0(group, directory)) {
     if (found.step > last_step) continue;
     try {
-      return open_whole(group, found);
-    } catch (const Error& error) {
+      return open_whole(group, found, use);
+    } catch (const UnreadableCheckpoint& error) {
       if (++damaged == 1) newest_reason = error.what();
       if (group.rank() == 0) log_warning("skipping step {}: {}", found.step, error.what());
     }
@@ -412,14 +447,14 @@ std::unique_ptr<CheckpointReader> open_newest(Communicator& group, const std::st
 }
 
 std::unique_ptr<CheckpointReader> open_step(Communicator& group, const std::string& directory,
-                                            std::int64_t step) {
+                                            std::int64_t step, const CheckpointUse& use) {
   std::string steps;
   for (const FoundCheckpoint& found : find_on_rank_0(group, directory)) {
     if (found.step != step) {
       steps += fmt::format("{}{}", steps.empty() ? "" : ", ", found.step);
       continue;
     }
-    return open_whole(group, found);
+    return open_whole(group, found, use);
   }
   fail("there is no checkpoint of step {} in {}; {}", step, directory,
        steps.empty() ? "there are none at all" : "there are steps " + steps);
