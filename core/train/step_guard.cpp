@@ -146,7 +146,10 @@ Verdict StepGuard::spike(const GuardedStep& step, const Questions& questions) {
     return Verdict::fine;
   }
   if (config_.action == "rewind") {
-    if (state_.rewinds >= config_.max_rewinds) return skip(), Verdict::stop;
+    if (state_.rewinds >= config_.max_rewinds) {
+      skip();
+      return Verdict::stop;
+    }
     if (questions.newest_checkpoint() >= 0) {
       log_warning("step {}: spike: {}", step.step, last_);
       return Verdict::rewind;
