@@ -1,8 +1,8 @@
 // The options of [data], [tokenizer], [checkpoint], [logging] and [generate].
 #include <charconv>
 
+#include "core/base/sample_ranges.h"
 #include "core/config/field.h"
-#include "core/config/sample_ranges.h"
 
 namespace neox {
 

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "core/base/sample_ranges.h"
 #include "core/config/config.h"
-#include "core/config/sample_ranges.h"
 #include "io/data/batch_loader.h"
 #include "io/data/batch_sizes.h"
 #include "io/data/token_dataset.h"

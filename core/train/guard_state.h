@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "core/config/sample_ranges.h"
+#include "core/base/sample_ranges.h"
 
 namespace neox {
 

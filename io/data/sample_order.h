@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "core/config/sample_ranges.h"
+#include "core/base/sample_ranges.h"
 
 namespace neox {
 

@@ -1,4 +1,4 @@
-#include "core/config/sample_ranges.h"
+#include "core/base/sample_ranges.h"
 
 #include <algorithm>
 #include <charconv>
