@@ -99,6 +99,8 @@ TEST_F(PreflightTest, MeasuresEverythingWhereAllIsWell) {
     EXPECT_EQ(r.device, "cpu");
     EXPECT_THAT(r.data, HasSubstr("train data "));
     EXPECT_GT(r.host_needed, 10000);
+    EXPECT_EQ(r.speed(Speed::network),
+              report.ranks[static_cast<std::size_t>((r.rank + 2) % 4)].speed(Speed::network));
     EXPECT_FALSE(r.versions.at("MPI").empty());
     EXPECT_FALSE(r.versions.at("HDF5").empty());
     for (const Speed s : {Speed::product, Speed::memory, Speed::network, Speed::tensor, Speed::data,
