@@ -28,7 +28,7 @@ double since(Clock::time_point start) {
 struct Sizes {
   std::int64_t product = 512;                    // rows, columns, inner
   std::int64_t copy = std::int64_t{32} << 20;    // bytes
-  std::int64_t message = std::int64_t{4} << 20;  // bytes
+  std::int64_t message = std::int64_t{1} << 20;  // bytes
 };
 
 Sizes sizes_for(DeviceKind kind) {
