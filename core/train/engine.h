@@ -27,7 +27,7 @@ struct MemoryPlan {
   std::size_t tables = 0;   ///< rotary position embedding
   std::size_t scalars = 0;  ///< gradient norm and clipping
   std::size_t host_copies = 0;
-  /// In host memory, from the first save on, in addition to total().
+  /// In host memory, in addition to total().
   std::size_t checkpoint_copy = 0;
   std::size_t total() const;
   /// A line per non-empty category.

@@ -3,13 +3,17 @@
 namespace neox {
 namespace {
 
-constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kAlignment = 64, kSmallestPage = 4096;
 
 std::size_t room_for(const CheckpointTensor& tensor) {
   return (tensor.shard.local.bytes() + kAlignment - 1) / kAlignment * kAlignment;
 }
 
 }  // namespace
+
+HostSnapshot::HostSnapshot(std::size_t bytes, Device from) : buffer_(Buffer::pinned(bytes, from)) {
+  for (std::size_t at = 0; at < bytes; at += kSmallestPage) buffer_.data()[at] = std::byte{0};
+}
 
 std::size_t HostSnapshot::bytes_for(std::span<const CheckpointTensor> tensors) {
   std::size_t bytes = 0;
@@ -18,11 +22,6 @@ std::size_t HostSnapshot::bytes_for(std::span<const CheckpointTensor> tensors) {
 }
 
 void HostSnapshot::take(std::span<CheckpointTensor> tensors, Stream& stream) {
-  const std::size_t needed = bytes_for(tensors);
-  if (needed > buffer_.bytes()) {
-    buffer_ = {};  // before the larger one comes
-    buffer_ = Buffer(needed, Device{});
-  }
   std::size_t at = 0;
   for (CheckpointTensor& tensor : tensors) {
     Tensor& local = tensor.shard.local;

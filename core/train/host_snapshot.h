@@ -12,12 +12,15 @@ namespace neox {
 
 class HostSnapshot {
  public:
-  /// Copies shard.local of every tensor and makes it point to the copy, which lives until the next
-  /// take(). Waits until the copies are complete. The memory is kept from one take to the next.
-  void take(std::span<CheckpointTensor> tensors, Stream& stream);
-  std::size_t bytes() const { return buffer_.bytes(); }
-  /// What bytes() is after take(tensors).
+  /// Memory for the copies: pinned when `from` is a GPU, and touched page by page, so that the
+  /// first take() costs no more than the others and no memory is missing later.
+  HostSnapshot(std::size_t bytes, Device from);
+  /// What tensors need.
   static std::size_t bytes_for(std::span<const CheckpointTensor> tensors);
+
+  /// Copies shard.local of every tensor and makes it point to the copy, which lives until the next
+  /// take(). Waits until the copies are complete.
+  void take(std::span<CheckpointTensor> tensors, Stream& stream);
 
  private:
   Buffer buffer_;

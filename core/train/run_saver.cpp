@@ -31,6 +31,15 @@ RunSaver::RunSaver(Communicator& world, Engine& engine, const Config& config,
       first_retry_(first_retry),
       background_(saves_in_background(config.checkpoint)) {
   const CheckpointConfig& c = config.checkpoint;
+  std::string error;
+  try {
+    const std::size_t bytes = checkpoint_copy_bytes(engine.model(), c);
+    if (bytes > 0) snapshot_.emplace(bytes, engine.ops().device());
+  } catch (const Error& failure) {
+    error = std::string(failure.what()) +
+            "; the CPU engine needs none with checkpoint.async_save = false";
+  }
+  agree(world, "allocating the memory that checkpoints are copied to", error);
   if (world.rank() == 0 && !c.post_save_command.empty()) {
     command_.emplace(c.post_save_command, std::chrono::duration<double>(c.post_save_timeout));
   }
@@ -44,7 +53,7 @@ bool RunSaver::mine_wants_retry() const {
 void RunSaver::begin(const Progress& progress) {
   if (saved_step_ == progress.step || (pending_ && pending_step_ == progress.step)) return;
   if (pending_) {
-    if (!pending_->written()) {
+    if (!pending_->through()) {
       log_warning(
           "step {}: the checkpoint of step {} is not written yet; waiting for it. Save less often "
           "(checkpoint.checkpoint_factor), or to a faster disk",
@@ -63,7 +72,7 @@ void RunSaver::start(const Progress& progress) {
   try {
     RunImage image =
         run_image(engine_.model(), engine_.optimizer(), config_, config_text_, progress);
-    copy_to_host(image);
+    if (snapshot_) snapshot_->take(image.tensors, engine_.stream());
     SaveOptions options = save_options(config_.checkpoint);
     // What the command still reads (an upload, say) goes at a later save.
     options.keep = [this, milestone = options.keep](std::int64_t step) {
@@ -71,21 +80,22 @@ void RunSaver::start(const Progress& progress) {
     };
     pending_.emplace(world_, config_.checkpoint.save, image.tensors, image.info, options);
     if (background_) pending_->start();
-    copy_seconds_ = seconds_since(begin);
+    stood_still_ = seconds_since(begin);
   } catch (const Error& error) {
     failed(error.what());
   }
 }
 
-void RunSaver::copy_to_host(RunImage& image) {
-  if (!background_ && engine_.ops().device().is_cpu()) return;
-  std::string error;  // memory may run out on one rank alone
+// All ranks have written.
+void RunSaver::commit() {
+  Activity::set("saving", pending_step_);
+  const auto begin = Clock::now();
   try {
-    snapshot_.take(image.tensors, engine_.stream());
-  } catch (const Error& failure) {
-    error = failure.what();
+    pending_->start_commit();
+    stood_still_ += seconds_since(begin);
+  } catch (const Error& error) {
+    failed(error.what());
   }
-  agree(world_, fmt::format("saving the checkpoint of step {}", pending_step_), error);
 }
 
 void RunSaver::complete() {
@@ -97,15 +107,15 @@ void RunSaver::complete() {
     pending_.reset();
     saved_step_ = pending_step_;
     failures_ = 0;
-    longest_save_seconds_ = std::max(longest_save_seconds_, copy_seconds_ + report.seconds());
-    const double stood_still = copy_seconds_ + seconds_since(begin);
+    stood_still_ += seconds_since(begin);
+    longest_save_seconds_ = std::max(longest_save_seconds_, stood_still_ + report.seconds());
     const std::string stall =
-        background_ ? fmt::format("; training stood still for {:.2f} s", stood_still) : "";
+        background_ ? fmt::format("; training stood still for {:.2f} s", stood_still_) : "";
     log_info("saved {} ({} in {:.2f} s, {:.2f} GB/s{})", report.path,
              format_bytes(static_cast<std::uint64_t>(report.bytes)), report.seconds(),
              static_cast<double>(report.bytes) / 1e9 / report.seconds(), stall);
     if (command_) command_->add(saved_step_, report.path);
-    print_best_interval(report, stood_still);
+    print_best_interval(report, stood_still_);
   } catch (const Error& error) {
     failed(error.what());
   }
@@ -148,7 +158,7 @@ void RunSaver::failed(const std::string& message) {
               std::chrono::duration<double>(delay).count(), failures_, most, last);
 }
 
-void RunSaver::between_steps(const Progress& progress, bool written, bool retry) {
+void RunSaver::between_steps(const Progress& progress, bool through, bool retry) {
   latest_time_ = Clock::now();
   latest_step_ = progress.step;
   if (first_step_ < 0) {
@@ -156,7 +166,7 @@ void RunSaver::between_steps(const Progress& progress, bool written, bool retry)
     first_time_ = latest_time_;
   }
   if (command_) command_->poll();
-  if (pending_ && written) complete();
+  if (pending_ && through) pending_->committing() ? complete() : commit();
   if (retry) begin(progress);
 }
 

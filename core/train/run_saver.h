@@ -19,11 +19,12 @@ namespace neox {
 
 /// A save that fails (disk full, I/O error, on any rank) is a warning: training goes on, and the
 /// state of then is saved after first_retry, twice that, four times that, ... (at most 64 times).
-/// After checkpoint.max_failures failures in a row it is an Error. All methods but mine_*() are
-/// collective over the run's ranks.
+/// After checkpoint.max_failures failures in a row it is an Error. The constructor and all methods
+/// but mine_*() are collective over the run's ranks.
 class RunSaver {
  public:
-  /// The state that is saved is `engine`'s. `config.checkpoint.save` must not be empty.
+  /// The state that is saved is `engine`'s. `config.checkpoint.save` must not be empty. Allocates
+  /// the copy's memory; throws the same Error on every rank when it is missing anywhere.
   RunSaver(Communicator& world, Engine& engine, const Config& config, std::string config_text,
            std::chrono::milliseconds first_retry = std::chrono::seconds(10));
 
@@ -31,11 +32,14 @@ class RunSaver {
   /// and the next steps may change the state. Finishes an older save first.
   void begin(const Progress& progress);
 
+  /// A save is under way; the same on all ranks.
+  bool pending() const { return pending_.has_value(); }
+
   /// What this rank knows at the end of a step; the ranks exchange it with the step's losses.
-  bool mine_written() const { return pending_ && pending_->written(); }
+  bool mine_through() const { return pending_ && pending_->through(); }
   bool mine_wants_retry() const;
-  /// Between two steps. `written`: mine_written() on all ranks; `retry`: mine_wants_retry() on any.
-  void between_steps(const Progress& progress, bool written, bool retry);
+  /// Between two steps. `through`: mine_through() on all ranks; `retry`: mine_wants_retry() on any.
+  void between_steps(const Progress& progress, bool through, bool retry);
 
   /// Before the program leaves: returns when the state of now is saved. Throws Error when it cannot
   /// be after max_failures attempts.
@@ -55,7 +59,7 @@ class RunSaver {
 
  private:
   void start(const Progress& progress);
-  void copy_to_host(RunImage& image);
+  void commit();
   void complete();
   void failed(const std::string& message);
   void print_best_interval(const SaveReport& report, double stall);
@@ -66,10 +70,10 @@ class RunSaver {
   std::string config_text_;
   std::chrono::milliseconds first_retry_;
   bool background_;
-  HostSnapshot snapshot_;
+  std::optional<HostSnapshot> snapshot_;  // where saving needs a copy
   std::optional<CheckpointSave> pending_;
   std::int64_t pending_step_ = -1;
-  double copy_seconds_ = 0;
+  double stood_still_ = 0;  // seconds that the pending save has kept training waiting
   double longest_save_seconds_ = 0;
   std::int64_t saved_step_ = -1;  // newest committed
   std::int64_t failures_ = 0;     // in a row

@@ -30,7 +30,7 @@ struct RunImage {
 /// The same state gives the same checkpoint, byte for byte, whatever the layout.
 RunImage run_image(const Transformer& model, const Optimizer& optimizer, const Config& config,
                    const std::string& config_text, const Progress& progress);
-/// Host memory that saving copies this rank's part to, kept from the first save on; 0 when the
+/// Host memory that saving copies this rank's part to, for the whole run; 0 when the
 /// model's own memory is written.
 std::size_t checkpoint_copy_bytes(const Transformer& model, const CheckpointConfig& config);
 SaveOptions save_options(const CheckpointConfig& config);

@@ -207,7 +207,7 @@ Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr) {
       world_.rank() == 0 &&
       time_limit_.reached(unix_seconds(), saver_ ? saver_->longest_save_seconds() : 0.0);
   std::array<double, 5> sums = {mine.loss_sum, signals_.received() != 0 ? 1.0 : 0.0,
-                                saver_ && saver_->mine_written() ? 1.0 : 0.0,
+                                saver_ && saver_->mine_through() ? 1.0 : 0.0,
                                 saver_ && saver_->mine_wants_retry() ? 1.0 : 0.0,
                                 job_ends ? 1.0 : 0.0};
   world_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
@@ -215,7 +215,7 @@ Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr) {
   result.grad_norm = mine.grad_norm;
   result.loss = sums[0] * scale;
   result.stop_requested = sums[1] > 0.0;
-  result.save_written = sums[2] == static_cast<double>(world_.size());
+  result.save_through = sums[2] == static_cast<double>(world_.size());
   result.save_again = sums[3] > 0.0;
   result.job_ends = sums[4] > 0.0;
   result.tokens = tokens;
@@ -340,7 +340,7 @@ StopReason Trainer::run_steps() {
       return result.stop_requested ? StopReason::signal : StopReason::job_end;
     }
     if (saver_) {
-      saver_->between_steps(progress_, result.save_written,
+      saver_->between_steps(progress_, result.save_through,
                             result.save_again && skipped_steps_ == 0);
     }
     if (checkpoint_due(config_.checkpoint, progress_.step)) save();

@@ -53,7 +53,7 @@ class Trainer {
     std::int64_t tokens = 0;  // unmasked, of the global batch
     bool stop_requested = false;
     bool job_ends = false;
-    bool save_written = false;  // the checkpoint that is under way, on all ranks
+    bool save_through = false;  // what was to be written by now, on all ranks
     bool save_again = false;    // a failed one
   };
 

@@ -64,15 +64,17 @@ struct SaveOptions {
 struct SaveReport {
   std::string path;        ///< of the committed file
   std::int64_t bytes = 0;  ///< file size
+  /// Work of this rank; the commit is rank 0's alone.
   double layout_seconds = 0, write_seconds = 0, sync_seconds = 0, commit_seconds = 0;
   double seconds() const { return layout_seconds + write_seconds + sync_seconds + commit_seconds; }
 };
 
 /// One save of <directory>/step0000001000.h5, which is committed by rename: after a crash at any
 /// moment the directory holds the old checkpoints, and the new one either whole or not at all. It
-/// has three parts: the constructor plans and lays out the file, start() writes, finish() commits.
-/// Only the writing takes long, and it needs neither MPI nor HDF5 (with CheckpointIo::direct): it
-/// may go on in a thread of its own while the ranks communicate otherwise.
+/// has three parts: planning and laying out the file (the constructor), writing, committing. The
+/// latter two take long where disks are slow, and need neither MPI nor HDF5 (with
+/// CheckpointIo::direct): they may go on in threads of their own while the ranks communicate
+/// otherwise. finish() does what is left to do.
 ///
 /// An older file of the same step (a history that the run fell back from) is replaced.
 class CheckpointSave {
@@ -91,10 +93,14 @@ class CheckpointSave {
 
   /// Writes this rank's parts in a thread. Not with CheckpointIo::hdf5, whose writes communicate.
   void start();
-  /// True when the thread is through, well or not. Never waits.
-  bool written() const;
-  /// Waits until all ranks have written (writes now without a start()), then commits. Collective;
-  /// throws as the constructor does.
+  /// After start(): waits until all ranks have written, then rank 0 commits in a thread.
+  /// Collective; throws as the constructor does.
+  void start_commit();
+  bool committing() const;
+  /// True when this rank's thread, of start() or start_commit(), is through, well or not. Never
+  /// waits.
+  bool through() const;
+  /// Collective; throws as the constructor does.
   SaveReport finish();
 
  private:

@@ -101,9 +101,10 @@ void remove_leftovers(const std::string& directory) {
   }
 }
 
-void remove_old_checkpoints(const std::string& directory, std::int64_t step, std::int64_t keep_last,
-                            const std::function<bool(std::int64_t)>& keep) {
-  if (keep_last <= 0) return;
+std::string remove_old_checkpoints(const std::string& directory, std::int64_t step,
+                                   std::int64_t keep_last,
+                                   const std::function<bool(std::int64_t)>& keep) {
+  if (keep_last <= 0) return "";
   try {
     std::int64_t kept = 0;
     for (const FoundCheckpoint& found : find_checkpoints(directory)) {
@@ -113,15 +114,15 @@ void remove_old_checkpoints(const std::string& directory, std::int64_t step, std
                                              found.step, job_name(), hexadecimal_nonce());
       rename_file(found.path, doomed);
       remove_file(doomed);
-      log_debug("removed {}: only the last {} checkpoints are kept", found.path, keep_last);
     }
     sync_directory(directory);
   } catch (const std::exception& failure) {
-    log_warning("an old checkpoint could not be removed: {}", failure.what());
+    return fmt::format("an old checkpoint could not be removed: {}", failure.what());
   }
+  return "";
 }
 
-void write_latest(const std::string& directory, const std::string& file_name) {
+std::string write_latest(const std::string& directory, const std::string& file_name) {
   const std::string temporary =
       fmt::format("{}/{}latest-{}-{}", directory, kTemporary, job_name(), hexadecimal_nonce());
   try {
@@ -133,10 +134,11 @@ void write_latest(const std::string& directory, const std::string& file_name) {
     rename_file(temporary, directory + "/latest");
     sync_directory(directory);
   } catch (const std::exception& failure) {
-    log_warning("the checkpoint is safe, but {}/latest was not updated: {}", directory,
-                failure.what());
     unlink(temporary.c_str());
+    return fmt::format("the checkpoint is safe, but {}/latest was not updated: {}", directory,
+                       failure.what());
   }
+  return "";
 }
 
 std::vector<FoundCheckpoint> find_checkpoints(const std::string& directory) {

@@ -16,11 +16,12 @@ std::string temporary_file_name(std::int64_t step);
 /// processes of this host, and those older than a day. Files that a living process has locked stay.
 void remove_leftovers(const std::string& directory);
 /// Removes checkpoints older than the newest `keep_last` up to `step`, except those that `keep`
-/// (may be empty) wants. Later steps (of a history that the run fell back from) stay. Failures are
-/// warnings.
-void remove_old_checkpoints(const std::string& directory, std::int64_t step, std::int64_t keep_last,
-                            const std::function<bool(std::int64_t)>& keep);
-/// Makes `latest` name the file. A hint for people; never read. Failures are warnings.
-void write_latest(const std::string& directory, const std::string& file_name);
+/// (may be empty) wants. Later steps (of a history that the run fell back from) stay. Returns what
+/// failed, for a warning; empty: nothing did.
+std::string remove_old_checkpoints(const std::string& directory, std::int64_t step,
+                                   std::int64_t keep_last,
+                                   const std::function<bool(std::int64_t)>& keep);
+/// Makes `latest` name the file. A hint for people; never read. Returns as above.
+std::string write_latest(const std::string& directory, const std::string& file_name);
 
 }  // namespace neox

@@ -6,7 +6,9 @@
 #include <chrono>
 #include <fcntl.h>
 #include <filesystem>
+#include <functional>
 #include <map>
+#include <set>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <system_error>
@@ -312,21 +314,19 @@ Written write_and_sync(const std::string& path, const FileLayout& layout, const 
 // ---- commit
 // ----------------------------------------------------------------------------------------
 
-void commit(Communicator& group, StagedFile& staged, const std::vector<std::uint64_t>& sums,
-            const std::string& directory, const std::string& what) {
-  collectively(group, what, [&] {
-    if (group.rank() != 0) return;
-    FileLayout& layout = staged.layout;
-    for (std::size_t t = 0; t < sums.size(); ++t) layout.entries[t].sum = sums[t];
-    write_table(staged.file, layout.header.table, layout.entries);
-    write_header(staged.file, layout.header, layout.entries);
-    staged.file.sync();
-    read_verified(staged.file);
-    rename_file(staged.temporary, staged.final_path);
-    staged.owner = false;  // committed
-    staged.file.close();
-    sync_directory(directory);
-  });
+// Rank 0, when every part is on the disk. Communicates with nobody.
+void commit(StagedFile& staged, const std::vector<std::uint64_t>& sums,
+            const std::string& directory) {
+  FileLayout& layout = staged.layout;
+  for (std::size_t t = 0; t < sums.size(); ++t) layout.entries[t].sum = sums[t];
+  write_table(staged.file, layout.header.table, layout.entries);
+  write_header(staged.file, layout.header, layout.entries);
+  staged.file.sync();
+  read_verified(staged.file);
+  rename_file(staged.temporary, staged.final_path);
+  staged.owner = false;  // committed
+  staged.file.close();
+  sync_directory(directory);
 }
 
 }  // namespace
@@ -348,18 +348,32 @@ struct CheckpointSave::State {
   State(const State&) = delete;
   State& operator=(const State&) = delete;
 
+  void in_thread(const std::function<void()>& work) {
+    through = false;
+    thread = std::thread([this, work] {
+      const Activity::Background background;
+      work();
+      through = true;
+    });
+  }
   void join() {
     std::int64_t ticks = Activity::background_ticks();
-    while (writer.joinable() && !through) {  // a slow disk is not a hang
+    while (thread.joinable() && !through) {  // a slow disk is not a hang
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       const std::int64_t now = Activity::background_ticks();
       if (std::exchange(ticks, now) != now) Activity::tick();
     }
-    if (writer.joinable()) writer.join();
+    if (thread.joinable()) thread.join();
   }
+
   void write(bool parts) {
     written = write_and_sync(staged.temporary, staged.layout, plan, group.rank(), parts);
   }
+  void write_without_thread();
+  void gather();
+  void commit_and_tidy() noexcept;
+
+  enum class Phase : std::uint8_t { laid_out, writing, committing };
 
   Communicator& group;
   std::string directory, what;
@@ -368,11 +382,62 @@ struct CheckpointSave::State {
   Plan plan;
   StagedFile staged;
   SaveReport report;
+  Phase phase = Phase::laid_out;
   Written written;
-  std::thread writer;
+  std::set<std::int64_t> milestones;  // rank 0: older checkpoints that stay
+  std::string commit_error;           // rank 0, as the next
+  std::vector<std::string> warnings;
+  std::thread thread;
   std::atomic<bool> through{false};
-  bool started = false;
 };
+
+void CheckpointSave::State::write_without_thread() {
+  if (options.io == CheckpointIo::hdf5) {
+    Stopwatch watch;
+    std::string error;
+    try {
+      write_with_hdf5(group, staged.temporary, plan.tensors);
+    } catch (const std::exception& failure) {
+      error = failure.what();
+    }
+    agree(group, what, error);
+    report.write_seconds = watch.lap();
+  }
+  write(options.io == CheckpointIo::direct);
+}
+
+// Waits until all ranks have written; then rank 0 has all that it needs for the commit.
+void CheckpointSave::State::gather() {
+  if (phase == Phase::laid_out) write_without_thread();
+  join();
+  phase = Phase::committing;
+  agree(group, what, written.error);
+  report.write_seconds += written.write_seconds;
+  report.sync_seconds = written.sync_seconds;
+  group.host_all_reduce(std::span(written.sums), ReduceOp::sum);
+  // Asked here: the thread must not call back into the program.
+  if (group.rank() != 0 || options.keep_last <= 0 || !options.keep) return;
+  for (const FoundCheckpoint& found : find_checkpoints(directory)) {
+    if (options.keep(found.step)) milestones.insert(found.step);
+  }
+}
+
+void CheckpointSave::State::commit_and_tidy() noexcept {
+  Stopwatch watch;
+  try {
+    commit(staged, written.sums, directory);
+  } catch (const std::exception& failure) {
+    commit_error = failure.what();
+    if (commit_error.empty()) commit_error = "unknown failure";
+    return;
+  }
+  warnings = {write_latest(directory, checkpoint_file_name(step)),
+              remove_old_checkpoints(directory, step, options.keep_last, [this](std::int64_t old) {
+                return milestones.contains(old);
+              })};
+  std::erase(warnings, "");
+  report.commit_seconds = watch.lap();
+}
 
 CheckpointSave::CheckpointSave(Communicator& group, const std::string& directory,
                                std::span<const CheckpointTensor> tensors,
@@ -389,52 +454,40 @@ CheckpointSave::CheckpointSave(CheckpointSave&&) noexcept = default;
 CheckpointSave& CheckpointSave::operator=(CheckpointSave&&) noexcept = default;
 
 void CheckpointSave::start() {
-  require(state_->options.io == CheckpointIo::direct && !state_->started,
+  State& s = *state_;
+  require(s.options.io == CheckpointIo::direct && s.phase == State::Phase::laid_out,
           "internal error: a checkpoint is written in a thread only directly, and once");
-  state_->started = true;
-  state_->writer = std::thread([state = state_.get()] {
-    const Activity::Background background;
-    state->write(true);
-    state->through = true;
-  });
+  s.phase = State::Phase::writing;
+  s.in_thread([&s] { s.write(true); });
 }
 
-bool CheckpointSave::written() const {
+void CheckpointSave::start_commit() {
+  State& s = *state_;
+  require(s.phase == State::Phase::writing,
+          "internal error: a commit in a thread follows writing in a thread, and once");
+  s.gather();
+  if (s.group.rank() == 0) s.in_thread([&s] { s.commit_and_tidy(); });
+}
+
+bool CheckpointSave::committing() const {
+  return state_->phase == State::Phase::committing;
+}
+
+bool CheckpointSave::through() const {
   return state_->through;
 }
 
 SaveReport CheckpointSave::finish() {
   State& s = *state_;
-  if (s.started) {
-    s.join();
-  } else {
-    if (s.options.io == CheckpointIo::hdf5) {
-      Stopwatch watch;
-      std::string error;
-      try {
-        write_with_hdf5(s.group, s.staged.temporary, s.plan.tensors);
-      } catch (const std::exception& failure) {
-        error = failure.what();
-      }
-      agree(s.group, s.what, error);
-      s.report.write_seconds = watch.lap();
-    }
-    s.write(s.options.io == CheckpointIo::direct);
+  if (s.phase != State::Phase::committing) {
+    s.gather();
+    if (s.group.rank() == 0) s.commit_and_tidy();
   }
-  agree(s.group, s.what, s.written.error);
-  s.report.write_seconds += s.written.write_seconds;
-  s.report.sync_seconds = s.written.sync_seconds;
-  Stopwatch watch;
-  s.group.host_all_reduce(std::span(s.written.sums), ReduceOp::sum);
-  commit(s.group, s.staged, s.written.sums, s.directory, s.what);
-  s.report.commit_seconds = watch.lap();
+  s.join();
+  agree(s.group, s.what, s.commit_error);
+  for (const std::string& warning : s.warnings) log_warning("{}", warning);
   s.report.path = s.staged.final_path;
   s.report.bytes = s.staged.layout.header.file_bytes;
-  if (s.group.rank() == 0) {
-    write_latest(s.directory, checkpoint_file_name(s.step));
-    remove_old_checkpoints(s.directory, s.step, s.options.keep_last, s.options.keep);
-  }
-  s.group.barrier();
   return s.report;
 }
 

@@ -30,11 +30,21 @@ std::string bytes_of(const std::string& path) {
 }
 
 // Faults of this rank's system calls.
-std::atomic<int> failing_syncs = 0;  // the next so many fsyncs of temporaries fail
-std::atomic<int> slow_writes = 0;    // milliseconds that every pwrite takes longer
+std::atomic<int> failing_syncs = 0;      // the next so many fsyncs of temporaries fail
+std::atomic<int> slow_writes = 0;        // milliseconds that every pwrite takes longer
+std::atomic<bool> hold_renames = false;  // they wait until it is false, for at most a minute
+std::atomic<int> held_renames = 0;
+std::atomic<int> failing_renames = 0;
 int fault(const char* call, const std::string& path) {
   if (std::strcmp(call, "pwrite") == 0) {
     std::this_thread::sleep_for(std::chrono::milliseconds(slow_writes.load()));
+  }
+  if (std::strcmp(call, "rename") == 0) {
+    ++held_renames;
+    for (int i = 0; hold_renames && i < 60000; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    if (failing_renames > 0 && failing_renames-- > 0) return EIO;
   }
   const bool sync = std::strcmp(call, "fsync") == 0 && path.find(".tmp-") != std::string::npos;
   return sync && failing_syncs > 0 && failing_syncs-- > 0 ? ENOSPC : 0;
@@ -65,7 +75,8 @@ class RunSaverTest : public ::testing::Test {
   }
   ~RunSaverTest() override {
     testing_hooks::fail_call = nullptr;
-    failing_syncs = slow_writes = 0;
+    failing_syncs = slow_writes = failing_renames = held_renames = 0;
+    hold_renames = false;
     world->barrier();
     if (world->rank() == 0) fs::remove_all(directory);
   }
@@ -84,7 +95,7 @@ class RunSaverTest : public ::testing::Test {
     engine->train_step(std::span(&batch, 1), 1e-3, progress.step, 1e-3);
     ++progress.step;
     if (saver == nullptr) return;
-    std::array<std::int64_t, 2> flags = {saver->mine_written() ? 1 : 0,
+    std::array<std::int64_t, 2> flags = {saver->mine_through() ? 1 : 0,
                                          saver->mine_wants_retry() ? 1 : 0};
     world->host_all_reduce(std::span<std::int64_t>(flags), ReduceOp::sum);
     saver->between_steps(progress, flags[0] == world->size(), flags[1] > 0);
@@ -125,17 +136,18 @@ TEST_F(RunSaverTest, TheStateOfItsStepIsSavedWhileTrainingGoesOn) {
   step();
   step();
   const std::string want = saved_at_once(2);
+  const std::int64_t before = allocation_counts().bytes_live;
   RunSaver saver = this->saver();
   slow_writes = 20;
-  const std::int64_t before = allocation_counts().bytes_live;
   saver.begin(progress);
   EXPECT_EQ(allocation_counts().bytes_live - before,
             static_cast<std::int64_t>(engine->memory_plan().checkpoint_copy));
-  EXPECT_FALSE(saver.mine_written());
+  EXPECT_FALSE(saver.mine_through());
   step(&saver);
   EXPECT_THAT(steps_on_disk(), IsEmpty());
   slow_writes = 0;
   for (int i = 0; i < 2000 && steps_on_disk().empty(); ++i) step(&saver);
+  saver.drain();
   ASSERT_THAT(steps_on_disk(), ElementsAre(2));
   EXPECT_EQ(temporaries(), 0);
   EXPECT_TRUE(bytes_of(find_checkpoints(directory).at(0).path) == want);
@@ -165,9 +177,41 @@ TEST_F(RunSaverTest, OneRanksFailureIsAWarningAndTriedAgain) {
   EXPECT_EQ(temporaries(), 0);
   std::vector<std::int64_t> steps;
   for (int i = 0; i < 2000 && (steps = steps_on_disk()).empty(); ++i) step(&saver);
+  saver.drain();
   ASSERT_EQ(steps.size(), 1u);
   EXPECT_GT(steps[0], 1);  // the state of the second attempt, not of the first
   CheckpointReader(*world, find_checkpoints(directory).at(0).path).verify();
+}
+
+TEST_F(RunSaverTest, TheCommitDoesNotStopTrainingEither) {
+  RunSaver saver = this->saver();
+  step();
+  hold_renames = true;
+  saver.begin(progress);
+  const auto committing = [&] {
+    std::int64_t held = held_renames;
+    world->host_all_reduce(std::span(&held, 1), ReduceOp::sum);
+    return held > 0;
+  };
+  while (!committing()) step(&saver);
+  for (int i = 0; i < 3; ++i) step(&saver);
+  EXPECT_THAT(steps_on_disk(), IsEmpty());
+  hold_renames = false;
+  saver.drain();
+  EXPECT_THAT(steps_on_disk(), ElementsAre(1));
+}
+
+TEST_F(RunSaverTest, AFailingCommitIsTriedAgain) {
+  RunSaver saver = this->saver();
+  step();
+  failing_renames = world->rank() == 0 ? 1 : 0;
+  saver.begin(progress);
+  std::vector<std::int64_t> steps;
+  for (int i = 0; i < 2000 && (steps = steps_on_disk()).empty(); ++i) step(&saver);
+  saver.drain();
+  ASSERT_EQ(steps.size(), 1u);
+  EXPECT_GT(steps[0], 1);
+  EXPECT_EQ(temporaries(), 0);
 }
 
 TEST_F(RunSaverTest, LeavingWaitsForAGoodSave) {
