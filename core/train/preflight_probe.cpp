@@ -28,7 +28,7 @@ double since(Clock::time_point start) {
 struct Sizes {
   std::int64_t product = 512;                    // rows, columns, inner
   std::int64_t copy = std::int64_t{32} << 20;    // bytes
-  std::int64_t message = std::int64_t{4} << 20;  // bytes
+  std::int64_t message = std::int64_t{1} << 20;  // bytes
 };
 
 Sizes sizes_for(DeviceKind kind) {
@@ -117,6 +117,21 @@ void measure_pipe(RankFacts& facts, Communicator& pipe, Tensor out, Tensor in, S
             std::move(ranks));
 }
 
+// Median seconds of sending to a peer and receiving from it at once.
+double exchange_seconds(Communicator& world, int peer, Tensor out, Tensor in, Stream& stream) {
+  std::vector<double> seconds;
+  for (int i = -1; i < kMessages; ++i) {  // the first connects
+    const auto start = Clock::now();
+    const Work sent = world.send(out, peer, stream);
+    const Work received = world.recv(in, peer, stream);
+    sent.wait(stream);
+    received.wait(stream);
+    stream.synchronize();
+    if (i >= 0) seconds.push_back(since(start));
+  }
+  return median(std::move(seconds));
+}
+
 // A slow node is slow with both neighbours, its neighbours with one of theirs: the better counts.
 void measure_pairs(RankFacts& facts, const Topology& topology, Tensor out, Tensor in,
                    Stream& stream) {
@@ -124,21 +139,19 @@ void measure_pairs(RankFacts& facts, const Topology& topology, Tensor out, Tenso
   double best = 0.0;
   for (const std::vector<int>& peers : node_pairs(topology.hosts())) {
     const int peer = peers[static_cast<std::size_t>(world.rank())];
+    std::vector<double> seconds(peers.size(), 0.0);  // of every rank
     world.barrier();
-    if (peer < 0) continue;
-    std::vector<double> seconds;
-    for (int i = -1; i < kMessages; ++i) {  // the first connects
-      const auto start = Clock::now();
-      const Work sent = world.send(out, peer, stream);
-      const Work received = world.recv(in, peer, stream);
-      sent.wait(stream);
-      received.wait(stream);
-      stream.synchronize();
-      if (i >= 0) seconds.push_back(since(start));
+    if (peer >= 0) {
+      seconds[static_cast<std::size_t>(world.rank())] =
+          exchange_seconds(world, peer, out, in, stream);
     }
-    best = std::max(best, 1e-9 * static_cast<double>(out.bytes()) / median(std::move(seconds)));
+    world.host_all_reduce(std::span<double>(seconds), ReduceOp::sum);
+    if (peer < 0) continue;
+    // Both ends saw the same exchange: they have the same speed.
+    const double longer = std::max(seconds[static_cast<std::size_t>(world.rank())],
+                                   seconds[static_cast<std::size_t>(peer)]);
+    best = std::max(best, 1e-9 * static_cast<double>(out.bytes()) / longer);
   }
-  world.barrier();
   if (best > 0.0) set_speed(facts, Speed::network, best);
 }
 

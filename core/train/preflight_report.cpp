@@ -163,6 +163,22 @@ const char* word_of(Severity severity) {
   return severity == Severity::slow ? "slow" : "warning";
 }
 
+std::set<std::string> bad_hosts(std::span<const Finding> findings, Severity severity) {
+  std::set<std::string> hosts;
+  for (const Finding& f : findings) {
+    if (f.severity == severity) hosts.insert(f.bad_hosts.begin(), f.bad_hosts.end());
+  }
+  return hosts;
+}
+
+// How to start without these; nothing where no node would be left.
+std::string without(const std::set<std::string>& hosts, std::size_t nodes) {
+  if (hosts.empty() || hosts.size() == nodes) return "";
+  std::string list;
+  for (const std::string& host : hosts) list += (list.empty() ? "" : ",") + host;
+  return fmt::format("to start again without: sbatch --exclude={} ...\n", list);
+}
+
 std::string verdict(std::span<const Finding> findings) {
   const auto count = [&](Severity severity) {
     return std::count_if(findings.begin(), findings.end(),
@@ -189,21 +205,17 @@ int exit_code_of(std::span<const Finding> findings) {
 
 std::string preflight_text(Ranks ranks, std::span<const Finding> findings) {
   const std::vector<Node> nodes = nodes_of(ranks);
-  std::set<std::string> bad;
-  for (const Finding& f : findings) {
-    if (f.severity != Severity::warning) bad.insert(f.bad_hosts.begin(), f.bad_hosts.end());
-  }
+  const std::set<std::string> wrong = bad_hosts(findings, Severity::error);
+  const std::set<std::string> slow = bad_hosts(findings, Severity::slow);
+  std::set<std::string> named = wrong;
+  named.insert(slow.begin(), slow.end());
   std::string text =
       fmt::format("preflight of {} rank{} on {} node{}: the least of each node\n", ranks.size(),
                   ranks.size() == 1 ? "" : "s", nodes.size(), nodes.size() == 1 ? "" : "s");
-  text += node_table(nodes, bad) + group_table(ranks);
+  text += node_table(nodes, named) + group_table(ranks);
   for (const Finding& f : findings) text += fmt::format("{}: {}\n", word_of(f.severity), f.text);
-  if (!bad.empty()) {
-    std::string list;
-    for (const std::string& host : bad) list += (list.empty() ? "" : ",") + host;
-    text += fmt::format("to start again without: sbatch --exclude={} ...\n", list);
-  }
-  return text + verdict(findings);
+  return text + without(exit_code_of(findings) == kExitFailure ? wrong : slow, nodes.size()) +
+         verdict(findings);
 }
 
 }  // namespace neox

@@ -130,7 +130,7 @@ end_node() {  # NODE SIGNAL
 on_node() {  # NODE COMMAND...
   local node=$1
   shift
-  nsenter --mount --uts --target "$(pgrep -P "$(cat "$dir/run/$node.pid")" | head -n 1)" "$@"
+  nsenter --mount --pid --uts --target "$(pgrep -P "$(cat "$dir/run/$node.pid")" | head -n 1)" "$@"
 }
 
 all_idle() { [ "$(sinfo -h -N -o %T | grep -c '^idle$')" -eq "$(cat "$dir/nodes")" ]; }

@@ -326,9 +326,13 @@ TEST(PreflightReport, NamesNodesAndWhatToDo) {
   EXPECT_THAT(text,
               AllOf(HasSubstr("preflight of 6 ranks on 3 nodes"), HasSubstr("TFLOP/s"),
                     HasSubstr("error: rank 5 (node2): gone\n"), HasSubstr("slow: rank 3 (node1): "),
-                    HasSubstr("sbatch --exclude=node1,node2 ...\n"),
+                    HasSubstr("without: sbatch --exclude=node2 ...\n"),
                     HasSubstr("preflight failed: 1 error\n")));
   EXPECT_THAT(text, ::testing::ContainsRegex("\n  node0  +2  +600 .*\n  node1  +2  +100 "));
+  ranks[5].data_problem.clear();
+  EXPECT_THAT(preflight_text(ranks, judge(ranks, needs())),
+              AllOf(HasSubstr("without: sbatch --exclude=node1 ...\n"),
+                    HasSubstr("preflight: nothing is wrong, but not all is equally fast\n")));
   EXPECT_THAT(preflight_text(good(3), {}),
               AllOf(HasSubstr("preflight passed\n"), Not(HasSubstr("exclude"))));
 }
