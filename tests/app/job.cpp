@@ -134,6 +134,23 @@ double Job::wait(double seconds, const std::string& program) {
   return -1;
 }
 
+void Job::kill_launcher() {
+  if (!running()) return;
+  ::kill(launcher_, SIGKILL);
+  while (running()) nap();
+}
+
+std::string Job::describe() const {
+  std::string text;
+  const auto add = [&](const std::string& name, pid_t pid) {
+    text += fmt::format("{}: {}  in {}\n", name, contents(fmt::format("/proc/{}/stat", pid)),
+                        contents(fmt::format("/proc/{}/wchan", pid)));
+  };
+  if (!reaped_) add("launcher", launcher_);
+  for (const auto& [rank, pid] : ranks()) add(fmt::format("rank {}", rank), pid);
+  return text;
+}
+
 std::string Job::err() const {
   return workspace_.read(".job-err");
 }

@@ -90,7 +90,8 @@ TEST(Flatness, OfMemoryAndFiles) {
         "{} "
         "in the first fifth, {} in the last half\n",
         rank, steps, every, fifths, first.files, last.files);
-    EXPECT_LE(last.resident_mib, first.resident_mib + 4.0);
+    // Which of its arenas malloc gives a save's threads is up to it: a few MiB each.
+    EXPECT_LE(last.resident_mib, first.resident_mib + 8.0);
     EXPECT_LE(last.files, first.files);
   }
 }
