@@ -35,7 +35,8 @@ struct FileLayout {
 };
 
 /// Creates the file with all groups, attributes, links and datasets, space allotted and tensor data
-/// unwritten. Serial; for one rank. Throws Error with HDF5's own text.
+/// unwritten, and takes its name away: it is the caller's through a descriptor opened before.
+/// Serial; for one rank. Throws Error with HDF5's own text.
 FileLayout create_hdf5_layout(const std::string& path, const std::vector<PlannedTensor>& tensors,
                               const CheckpointInfo& info);
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <set>
+#include <unistd.h>
 #include <vector>
 
 #include "core/base/version.h"
@@ -95,6 +96,8 @@ class LayoutWriter {
                path);
     file_ = own_hdf5(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()),
                      "H5Fcreate", path);
+    // The library needs the name no longer, and a process that is killed leaves no file in memory.
+    ::unlink(path.c_str());
     dataset_creation_ = without_times(H5P_DATASET_CREATE);
     const hid_t list = dataset_creation_.get();
     check_hdf5(H5Pset_layout(list, H5D_CONTIGUOUS), "H5Pset_layout", path);

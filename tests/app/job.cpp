@@ -1,9 +1,9 @@
 #include "tests/app/job.h"
 
+#include <array>
 #include <chrono>
 #include <csignal>
-#include <fstream>
-#include <iterator>
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
@@ -25,9 +25,17 @@ void nap() {
   std::this_thread::sleep_for(std::chrono::milliseconds(10));
 }
 
+// Empty when the process is gone, also in the middle of reading.
 std::string contents(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
+  std::string text;
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return text;
+  std::array<char, 4096> buffer{};
+  for (ssize_t got = 0; (got = ::read(file, buffer.data(), buffer.size())) > 0;) {
+    text.append(buffer.data(), static_cast<std::size_t>(got));
+  }
+  ::close(file);
+  return text;
 }
 
 // Value of a variable in the environment a process was started with.
@@ -46,12 +54,16 @@ bool alive(pid_t pid) {
 }  // namespace
 
 Job::Job(const Workspace& workspace, const std::string& command, const std::string& folder)
-    : workspace_(workspace) {
+    : workspace_(workspace), shared_memory_(fs::path("/dev/shm") / workspace.path().filename()) {
+  // Ranks that are killed leave their segments there.
+  std::error_code ignored;
+  fs::create_directory(shared_memory_, ignored);
   fs::create_directories(workspace.path() / folder);
   workspace.write(".job", "export PATH=" NEOX_BINARY_DIR
                           "/bin:$PATH OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
                           "OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_rmaps_base_oversubscribe=1 "
-                          "OMP_NUM_THREADS=1 NEOX_TEST_JOB='" +
+                          "OMP_NUM_THREADS=1 OMPI_MCA_btl_vader_backing_directory='" +
+                              shared_memory_.string() + "' NEOX_TEST_JOB='" +
                               workspace.path().string() + "'\nexec " + command + "\n");
   const std::string shell = fmt::format(
       "cd '{}' && exec bash '{}' > '{}' 2> '{}' < /dev/null", (workspace.path() / folder).string(),
@@ -68,9 +80,12 @@ Job::~Job() {
   for (const char* program : {"neox_train", "fault_cases"}) {
     for (const auto& [rank, pid] : ranks(program)) ::kill(pid, SIGKILL);
   }
-  if (reaped_) return;
-  ::kill(launcher_, SIGKILL);
-  waitpid(launcher_, nullptr, 0);
+  if (!reaped_) {
+    ::kill(launcher_, SIGKILL);
+    waitpid(launcher_, nullptr, 0);
+  }
+  std::error_code ignored;
+  fs::remove_all(shared_memory_, ignored);
 }
 
 std::map<int, pid_t> Job::ranks(const std::string& program) const {
@@ -117,6 +132,23 @@ double Job::wait(double seconds, const std::string& program) {
     if (!running() && ranks(program).empty()) return since(start);
   }
   return -1;
+}
+
+void Job::kill_launcher() {
+  if (!running()) return;
+  ::kill(launcher_, SIGKILL);
+  while (running()) nap();
+}
+
+std::string Job::describe() const {
+  std::string text;
+  const auto add = [&](const std::string& name, pid_t pid) {
+    text += fmt::format("{}: {}  in {}\n", name, contents(fmt::format("/proc/{}/stat", pid)),
+                        contents(fmt::format("/proc/{}/wchan", pid)));
+  };
+  if (!reaped_) add("launcher", launcher_);
+  for (const auto& [rank, pid] : ranks()) add(fmt::format("rank {}", rank), pid);
+  return text;
 }
 
 std::string Job::err() const {

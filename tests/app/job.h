@@ -29,11 +29,16 @@ class Job {
   /// they were not gone after `seconds`.
   double wait(double seconds, const std::string& program = "neox_train");
   bool running();
+  /// For a launcher that stays when all ranks are gone.
+  void kill_launcher();
+  /// What is left of the job: a line per process.
+  std::string describe() const;
   int exit_code() const { return exit_code_; }
   std::string err() const;
 
  private:
   const Workspace& workspace_;
+  std::filesystem::path shared_memory_;
   pid_t launcher_ = -1;
   bool reaped_ = false;
   int exit_code_ = -1;
