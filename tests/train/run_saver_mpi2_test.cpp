@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <sstream>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -108,11 +109,16 @@ class RunSaverTest : public ::testing::Test {
     save_checkpoint(*world, other, image.tensors, image.info, save_options(config.checkpoint));
     return bytes_of(find_checkpoints(other).at(0).path);
   }
+  /// As rank 0 sees them at one moment: a commit in the background may come between two looks, and
+  /// ranks that loop until it has would not leave the loop together.
   std::vector<std::int64_t> steps_on_disk() {
     world->barrier();
-    std::vector<std::int64_t> steps;
-    for (const FoundCheckpoint& found : find_checkpoints(directory)) steps.push_back(found.step);
-    return steps;
+    std::string text;
+    for (const FoundCheckpoint& found : find_checkpoints(directory)) {
+      text += fmt::format("{} ", found.step);
+    }
+    std::istringstream in(world->host_broadcast(text, 0));
+    return {std::istream_iterator<std::int64_t>(in), {}};
   }
   std::int64_t temporaries() {
     std::int64_t count = 0;

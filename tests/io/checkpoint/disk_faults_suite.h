@@ -192,7 +192,8 @@ TEST_F(DiskFaults, OfASave) {
     std::printf("[   CASES  ] %zu ways for a save to fail\n", all.size());
   }
   group.barrier();
-  for (const FaultCase& c : choose(all, group.size() == 1 ? 250 : 120)) check_save(c);
+  for (const FaultCase& c : choose(all, group.size() == 1 ? 250 : 240 / group.size() - 20))
+    check_save(c);
 }
 
 // The unlink of a failed save's temporary fails too.
@@ -302,7 +303,7 @@ TEST_F(DiskFaults, OfALoad) {
     }
   }
   if (rank == 0) std::printf("[   CASES  ] %zu ways for a load to fail\n", all.size());
-  for (const FaultCase& c : choose(all, group.size() == 1 ? 60 : 40)) check_load(c);
+  for (const FaultCase& c : choose(all, 80 / group.size())) check_load(c);
   EXPECT_EQ(open_newest(group, directory)->info().step, 2);
 }
 
