@@ -3,6 +3,7 @@
 
 #include "core/base/rng.h"
 #include "core/tensor/tensor.h"
+#include "kernels/alibi.h"
 
 namespace neox {
 
@@ -61,6 +62,7 @@ struct AttentionProblem {
   std::int64_t head_dim = 0;
   float scale = 1.0f;  ///< multiplies q.k, usually 1/sqrt(head_dim)
   AttentionDropout dropout{};
+  AlibiBias alibi{};
 };
 
 class AttentionOps {

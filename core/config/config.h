@@ -27,9 +27,21 @@ struct ModelConfig {
   NormKind norm = NormKind::layernorm;
   double layernorm_epsilon = 1e-5;
   double rms_norm_epsilon = 1e-8;
+  double scalenorm_epsilon = 1e-8;
+  bool use_qk_layernorm = false;
+  bool embedding_norm = false;
   PositionEmbedding pos_emb = PositionEmbedding::rotary;
   double rotary_pct = 1.0;
   double rotary_emb_base = 10000;
+  RopeScaling rope_scaling = RopeScaling::none;
+  double rope_scaling_factor = 1.0;
+  std::int64_t rope_original_max_position = 0;  // 0: max_position_embeddings / factor
+  double rope_low_freq_factor = 1.0;            // llama3
+  double rope_high_freq_factor = 4.0;
+  double rope_beta_fast = 32.0;  // yarn
+  double rope_beta_slow = 1.0;
+  double rope_attention_factor = 0.0;  // yarn; 0: 0.1 ln(factor) + 1
+  std::int64_t opt_pos_emb_offset = 0;
   bool no_weight_tying = false;
   Activation activation = Activation::gelu;  // of the gate when gated
   bool gated = false;  // set by activation = swiglu, geglu, reglu, glu, bilinear

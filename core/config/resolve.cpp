@@ -58,6 +58,20 @@ class Checker {
   Problems problems_;
 };
 
+void check_rope(const ModelConfig& m, Checker& c) {
+  const bool scaled = m.rope_scaling != RopeScaling::none;
+  c.check(!scaled || m.pos_emb == PositionEmbedding::rotary, "model.rope_scaling",
+          "needs model.pos_emb = rotary");
+  c.check(scaled || m.rope_scaling_factor == 1.0, "model.rope_scaling_factor",
+          "needs model.rope_scaling");
+  c.check(m.rope_scaling != RopeScaling::ntk || m.rotary_dim() > 2, "model.rope_scaling",
+          "ntk needs more than 2 rotated channels");
+  c.check(m.rope_scaling != RopeScaling::llama3 || m.rope_high_freq_factor > m.rope_low_freq_factor,
+          "model.rope_high_freq_factor", "must be greater than model.rope_low_freq_factor");
+  c.check(m.rope_scaling != RopeScaling::yarn || m.rope_beta_fast > m.rope_beta_slow,
+          "model.rope_beta_fast", "must be greater than model.rope_beta_slow");
+}
+
 void check_model(const ModelConfig& m, Checker& c) {
   const std::int64_t heads = m.num_attention_heads;
   if (m.hidden_size % heads != 0) {
@@ -80,6 +94,9 @@ void check_model(const ModelConfig& m, Checker& c) {
   }
   c.check(!m.gpt_j_tied || m.gpt_j_residual, "model.gpt_j_tied",
           "needs model.gpt_j_residual = true");
+  c.check(m.opt_pos_emb_offset == 0 || m.pos_emb == PositionEmbedding::learned,
+          "model.opt_pos_emb_offset", "needs model.pos_emb = learned");
+  check_rope(m, c);
 }
 
 constexpr const char* kPipe = "parallel.pipe_parallel_size";

@@ -31,6 +31,8 @@ enum class Recompute : std::uint8_t {
   full        ///< everything but the layer's input
 };
 
+struct NormTables;
+
 struct Context {
   const Backend& ops;
   Stream& stream;
@@ -45,6 +47,7 @@ struct Context {
   bool selective = false;  ///< Recompute::selective
   std::uint64_t dropout_seed = 0;
   std::int64_t step = 0;
+  const NormTables* norms = nullptr;
 
   DType dtype() const { return parameters.compute_dtype(); }
   /// Weight gradients are a call of their own: what they need stays in `gradients`.

@@ -75,7 +75,7 @@ std::string MemoryPlan::table() const {
                                                        {"recomputed block", recompute},
                                                        {"temporaries", scratch},
                                                        {"inputs", inputs},
-                                                       {"rotary tables", tables},
+                                                       {"tables", tables},
                                                        {"step scalars", scalars},
                                                        {"host copies", host_copies},
                                                        {"total", total()},

@@ -220,6 +220,7 @@ class BackwardTask {
   void score(std::int64_t sample, std::int64_t head, std::int64_t first_query, std::int64_t count,
              std::int64_t first_key, std::int64_t n) {
     const std::int64_t diagonal = first_query + offset_ - first_key;
+    bias_ = alibi_of(p_, head);
     if (keep_ != nullptr) draw_dropout(sample, head, first_query, count, first_key, n);
     for (std::int64_t v = 0; v * kLanes < n; v += kVectors) {
       for (std::int64_t r = 0; r < count; r += kRows) {
@@ -248,6 +249,7 @@ class BackwardTask {
     clear(acc);
     multiply<P, kRows, V, Left::rows>(acc, q_rows_ + r * word_ld_, word_ld_, keys_t_ + v * kLanes,
                                       kKeys, steps_);
+    if (bias_ != 0.0f) add_bias<V>(acc, r, v, diagonal);
     const F scale = simd::broadcast(p_.scale * std::numbers::log2e_v<float>);
 #pragma GCC unroll 16
     for (std::int64_t i = 0; i < kRows; ++i) {
@@ -281,6 +283,18 @@ class BackwardTask {
       }
     }
     store_columns(acc, ds_columns_, r, v);
+  }
+
+  template <int V>
+  NEOX_INLINE void add_bias(F (&acc)[kRows][V], std::int64_t r, std::int64_t v,
+                            std::int64_t diagonal) const {
+#pragma GCC unroll 16
+    for (std::int64_t i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int u = 0; u < V; ++u) {
+        acc[i][u] = acc[i][u] + alibi_lanes(bias_, r + i + diagonal - (v + u) * kLanes, -1.0f);
+      }
+    }
   }
 
   template <int V>
@@ -378,6 +392,7 @@ class BackwardTask {
   float* lse2_ = nullptr;       // [64] lse log2 e
   float* delta_ = nullptr;      // [64]
   float* keep_ = nullptr;       // [64][kKeys], with dropout only
+  float bias_ = 0.0f;           // alibi_of() the head at work
 };
 
 template <class P, class T>

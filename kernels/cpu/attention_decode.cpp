@@ -55,15 +55,17 @@ struct DecodeState {
   float sum = 0.0f;
 };
 
+/// `bias`: alibi_of() the head; the first key is `distance` positions before the query.
 template <class P, class T>
 void add_keys(DecodeState& state, const typename P::Word* q, const T* k, std::int64_t k_stride,
               const T* v, std::int64_t v_stride, std::int64_t count, std::int64_t dim,
-              float log2_scale) {
+              float log2_scale, float bias, std::int64_t distance) {
   using S = typename P::Simd;
   alignas(64) float scores[kKeyStep];
   float most = state.max;
   for (std::int64_t j = 0; j < count; j += kLanes) {
-    const auto d = dots<P>(q, k + j * k_stride, k_stride, count - j, dim);
+    auto d = dots<P>(q, k + j * k_stride, k_stride, count - j, dim);
+    if (bias != 0.0f) d = d + alibi_lanes(bias, distance - j, -1.0f);
     const auto seen = S::lanes_below(count - j);
     S::store(scores + j,
              S::select(seen, d * simd::broadcast(log2_scale), simd::broadcast(kMinusInfinity)));
@@ -153,7 +155,8 @@ class Decode {
         add_keys<P, T>(state, queries_ + (first_row + g) * query_ld_,
                        row_of<T>(k, sample, j, kv_head), k.row_stride,
                        row_of<T>(v, sample, j, kv_head), v.row_stride, std::min(kKeyStep, end - j),
-                       p_.head_dim, log2_scale);
+                       p_.head_dim, log2_scale, alibi_of(p_, kv_head * group + g),
+                       p_.key_length - 1 - j);
         max_[at] = state.max;
         sum_[at] = state.sum;
       }

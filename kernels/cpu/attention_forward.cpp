@@ -102,6 +102,7 @@ class ForwardTask {
         const std::int64_t diagonal = tiles[t].first + p_.key_length - p_.query_length - j;
         if (diagonal + tiles[t].count <= 0) continue;
         if (p_.dropout.p > 0.0f) draw_dropout(sample, tiles[t], j, n);
+        bias_ = alibi_of(p_, tiles[t].head);
         add_keys(static_cast<std::int64_t>(t), tiles[t].count, n, diagonal);
       }
     }
@@ -175,6 +176,12 @@ class ForwardTask {
                float* rescale) {
     float* column = scores_ + v;
     const std::int64_t padded = round_up(end, P::kPair);
+    if (bias_ != 0.0f) {
+      for (std::int64_t j = 0; j < end; ++j) {
+        float* at = column + j * kQueryBlock;
+        S::store(at, S::load(at) + alibi_lanes(bias_, diagonal - j, 1.0f));
+      }
+    }
     for (std::int64_t j = std::max<std::int64_t>(0, diagonal + 1); j < end; ++j) {
       float* at = column + j * kQueryBlock;
       S::store(
@@ -277,6 +284,7 @@ class ForwardTask {
   float* scores_ = nullptr;  // [kKeyBlock][64]
   Word* probs_ = nullptr;    // [kKeyBlock / pair][64]
   float* keep_ = nullptr;    // [kKeyBlock][64], with dropout only
+  float bias_ = 0.0f;        // alibi_of() the head at work
 };
 
 template <class P, class T>

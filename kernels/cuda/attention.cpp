@@ -66,10 +66,12 @@ void CudaAttention::attention(Stream& stream, const AttentionProblem& problem, C
   for (const ConstHeads& heads : {q, k, v}) check(heads, out.dtype);
   const cuda::AttentionSizes sizes = sizes_of(problem);
   run(stream, "attention", [&](const cuda::Launch& launch) {
-    cuda::attention_forward(launch, out.dtype,
-                            {sizes, dropout_of(problem.dropout), at(q), at(k), at(v),
-                             packed(output(out, out.dtype), problem),
-                             static_cast<float*>(optional_output(lse, DType::f32))});
+    const auto forward =
+        problem.alibi.global_heads > 0 ? cuda::attention_forward_alibi : cuda::attention_forward;
+    forward(launch, out.dtype,
+            {sizes, dropout_of(problem.dropout), at(q), at(k), at(v),
+             packed(output(out, out.dtype), problem),
+             static_cast<float*>(optional_output(lse, DType::f32)), problem.alibi});
   });
 }
 
@@ -94,11 +96,13 @@ void CudaAttention::attention_backward(Stream& stream, const AttentionProblem& p
          workspace.bytes(), needed);
   }
   run(stream, "attention_backward", [&](const cuda::Launch& launch) {
-    cuda::attention_backward(
+    const auto backward =
+        problem.alibi.global_heads > 0 ? cuda::attention_backward_alibi : cuda::attention_backward;
+    backward(
         launch, t,
         {sizes, dropout_of(problem.dropout), at(q), at(k), at(v), packed(input(out, t), problem),
          packed(input(dout, t), problem), static_cast<const float*>(input(lse, DType::f32)),
-         static_cast<float*>(output(workspace, DType::u8)), at(dq), at(dk), at(dv)});
+         static_cast<float*>(output(workspace, DType::u8)), at(dq), at(dk), at(dv), problem.alibi});
   });
 }
 

@@ -47,6 +47,25 @@ ModelConfig model_config(Family family, std::int64_t hidden) {
       m.gated = true;
       m.use_bias_in_attn_linear = m.use_bias_in_mlp = m.use_bias_in_norms = false;
       break;
+    case Family::bloom:
+      m.no_weight_tying = false;
+      m.pos_emb = PositionEmbedding::alibi;
+      m.embedding_norm = m.use_qk_layernorm = true;
+      break;
+    case Family::scaled:
+      m.norm = NormKind::scalenorm;
+      m.pos_emb = PositionEmbedding::learned;
+      m.opt_pos_emb_offset = 2;
+      m.embedding_norm = true;
+      m.activation = Activation::squared_relu;
+      break;
+    case Family::plain_norm:
+      m.norm = NormKind::non_parametric_layernorm;
+      m.pos_emb = PositionEmbedding::sinusoidal;
+      m.num_kv_heads = 2;
+      m.use_qk_layernorm = true;
+      m.activation = Activation::mish;
+      break;
   }
   return m;
 }
@@ -111,6 +130,12 @@ const char* name_of(Family family) {
       return "llama";
     case Family::deep_neox:
       return "neox, 8 layers";
+    case Family::bloom:
+      return "bloom";
+    case Family::scaled:
+      return "scalenorm";
+    case Family::plain_norm:
+      return "plain norm";
   }
   fail("no such family");
 }

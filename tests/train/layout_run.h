@@ -18,6 +18,9 @@ enum class Family : std::uint8_t {
   gpt2,       ///< sequential, learned positions, tied; the last quarter of the table is padding
   llama,      ///< RMSNorm, SwiGLU, no biases, 2 key/value heads for 4 heads
   deep_neox,  ///< neox with 8 layers, for 4 stages of 2 chunks
+  bloom,      ///< ALiBi, embedding norm, QK-norm, tied
+  scaled,     ///< ScaleNorm, positions from row 2 on, squared relu
+  plain_norm  ///< non-parametric norm, sinusoidal positions, QK-norm of grouped queries
 };
 const char* name_of(Family family);
 
