@@ -84,7 +84,8 @@ constexpr const char* kTrialValues[] = {"1",
                                         "cpu",
                                         "mpi",
                                         "3-5",
-                                        "warn"};
+                                        "warn",
+                                        "yarn"};
 
 // A field that no option reaches could not be set, printed, or kept in a checkpoint.
 TEST(OptionTable, ReachesEveryField) {
