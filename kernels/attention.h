@@ -4,6 +4,7 @@
 #include "core/base/rng.h"
 #include "core/tensor/tensor.h"
 #include "kernels/alibi.h"
+#include "kernels/attention_mask.h"
 
 namespace neox {
 
@@ -63,6 +64,7 @@ struct AttentionProblem {
   float scale = 1.0f;  ///< multiplies q.k, usually 1/sqrt(head_dim)
   AttentionDropout dropout{};
   AlibiBias alibi{};
+  AttentionMask mask{};
 };
 
 class AttentionOps {

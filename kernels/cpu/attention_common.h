@@ -76,6 +76,15 @@ class RowPrefetcher {
   int count_ = 0;
 };
 
+/// The mask of a problem whose tensors are in host memory.
+inline MaskView mask_of(const AttentionProblem& p) {
+  return mask_view(p.mask, Device{}, p.batch, p.heads, p.query_length, p.key_length);
+}
+/// Index of a position or head as MaskView takes it.
+constexpr std::int32_t index(std::int64_t i) {
+  return static_cast<std::int32_t>(i);
+}
+
 /// What ALiBi adds to q.k, before that is scaled, for each position between query and key.
 inline float alibi_of(const AttentionProblem& p, std::int64_t head) {
   return p.alibi.global_heads == 0 ? 0.0f : -alibi_slope(p.alibi, head) / p.scale;
