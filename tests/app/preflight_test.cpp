@@ -110,6 +110,18 @@ TEST_F(PreflightProgram, NamesASlowRank) {
               ContainsRegex("slow: ranks? [-0-9, ]*2[-0-9, ]* .*matrix product"));
 }
 
+TEST_F(PreflightProgram, ARankThatHangsIsNamedByTheWatchdog) {
+  Job job(workspace_,
+          mpirun(4, "neox_train --preflight --config ../tiny.ini --train.watchdog_timeout 2"), "a");
+  ASSERT_TRUE(job.wait_for_text("on 4 ranks")) << job.err();
+  const auto ranks = job.ranks();
+  ASSERT_EQ(ranks.count(1), 1u) << job.err();
+  ASSERT_EQ(::kill(ranks.at(1), SIGSTOP), 0);
+  EXPECT_GE(job.wait(60), 0) << job.err();
+  EXPECT_NE(job.exit_code(), 0);
+  EXPECT_THAT(job.err(), AllOf(HasSubstr("held up by\n  rank 1 ("), HasSubstr("preflight: ")));
+}
+
 TEST_F(PreflightProgram, AStragglerIsNamedInTheRun) {
   Job job(workspace_,
           mpirun(4,
