@@ -140,6 +140,11 @@ void Job::kill_launcher() {
   while (running()) nap();
 }
 
+bool Job::launcher_crashed() const {
+  return err().find(fmt::format(":{}] *** Process received signal ***", launcher_)) !=
+         std::string::npos;
+}
+
 std::string Job::describe() const {
   std::string text;
   const auto add = [&](const std::string& name, pid_t pid) {

@@ -31,6 +31,8 @@ class Job {
   bool running();
   /// For a launcher that stays when all ranks are gone.
   void kill_launcher();
+  /// Whether the launcher itself died of a signal, by its own report.
+  bool launcher_crashed() const;
   /// What is left of the job: a line per process.
   std::string describe() const;
   int exit_code() const { return exit_code_; }

@@ -149,6 +149,7 @@ InterruptedRun::InterruptedRun(const Workspace& workspace, RunPlace place, StepR
 
 void InterruptedRun::start(const JobLayout& layout, const std::string& environment) {
   newest_at_start_ = newest();
+  job_.reset();  // its end removes what the next one uses
   watch_ = std::make_unique<SaveWatch>(place_.checkpoints);
   const std::string command = fmt::format("neox_train --config ../{} {} {} {}", place_.config,
                                           layout.options, place_.options, log_samples());

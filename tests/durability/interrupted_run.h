@@ -55,7 +55,7 @@ struct RunPlace {
 /// What was seen, for the report.
 struct Tally {
   int faults = 0, inside_saves = 0, during_start = 0;
-  int jobs_finished = 0, resumes = 0, launcher_stays = 0;
+  int jobs_finished = 0, resumes = 0, launcher_failures = 0;
   std::int64_t commits = 0, verified = 0, steps_compared = 0, with_samples = 0;
   double worst_loss = 0.0, slowest_end = 0.0;
   std::map<int, int> exit_codes;
