@@ -11,6 +11,7 @@
 #include "core/config/config.h"
 #include "core/train/data_source.h"
 #include "core/train/engine.h"
+#include "core/train/profiler_window.h"
 #include "core/train/run_saver.h"
 #include "core/train/run_state.h"
 #include "core/train/signals.h"
@@ -64,6 +65,8 @@ class Trainer {
   bool resume_from(const std::string& directory, LoadScope scope);
   void print_summary() const;
   StepResult train_step(const StepBatch& batch, double lr);
+  /// Once, after the first step: what it took of the device's memory, libraries included.
+  void report_device_memory();
   void check_step(const StepResult& result);
   StopReason run_steps();
   double evaluate();
@@ -82,6 +85,8 @@ class Trainer {
   std::optional<Engine> engine_;
   std::unique_ptr<TrainingLog> log_;
   std::optional<StepProfiler> profiler_;  // logging.profile
+  std::optional<ProfilerWindow> window_;  // logging.profile_step_start
+  std::size_t free_at_start_ = 0;         // bytes of the device, before anything was allocated
   std::optional<RunSaver> saver_;         // with checkpoint.save
   Progress progress_;
   std::string resumed_from_;  // path of the checkpoint; empty: none
