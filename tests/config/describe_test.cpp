@@ -82,7 +82,8 @@ constexpr const char* kTrialValues[] = {"1",
                                         "gpipe",
                                         "full",
                                         "cpu",
-                                        "mpi"};
+                                        "mpi",
+                                        "off"};
 
 // A field that no option reaches could not be set, printed, or kept in a checkpoint.
 TEST(OptionTable, ReachesEveryField) {
