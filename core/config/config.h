@@ -74,6 +74,7 @@ struct ParallelConfig {
 /// [precision]
 struct PrecisionConfig {
   DType precision = DType::f32;  // compute dtype; main weights and gradients are always f32
+  bool allow_tf32 = false;       // f32 products on GPUs
 
   friend bool operator==(const PrecisionConfig&, const PrecisionConfig&) = default;
 };
@@ -136,6 +137,9 @@ struct SystemConfig {
   std::string device = "auto";       // auto cpu cuda simulated
   std::string transport = "auto";    // auto nccl mpi
   double slow_node_threshold = 0.1;  // of the median; 1: never
+  double nccl_timeout = 600;         // seconds
+  std::int64_t nccl_max_ctas = 0;    // 0: NCCL's choice
+  std::string cuda_graphs = "auto";  // auto on off
 
   friend bool operator==(const SystemConfig&, const SystemConfig&) = default;
 };
@@ -215,6 +219,9 @@ struct LoggingConfig {
   bool profile = false;
   std::int64_t straggler_interval = 100;  // steps; 0: off
   double straggler_threshold = 0.1;       // of the median
+  std::int64_t profile_step_start = 0;    // 0: never
+  std::int64_t profile_step_stop = 0;     // 0: profile_step_start
+  bool nvtx_ranges = false;
   bool verbose = false;
 
   friend bool operator==(const LoggingConfig&, const LoggingConfig&) = default;

@@ -87,11 +87,12 @@ AttentionProblem Attention::problem(const Context& ctx, std::int64_t key_length)
   p.head_dim = head_dim_;
   p.scale = 1.0f / std::sqrt(static_cast<float>(head_dim_));
   if (ctx.training && dropout_ > 0.0) {
-    p.dropout = {
-        static_cast<float>(dropout_),
-        RngKey::make(ctx.dropout_seed, RngPurpose::attention_dropout,
-                     static_cast<std::uint64_t>(layer_), static_cast<std::uint64_t>(ctx.step)),
-        ctx.batch.first_sample, partition_.query.begin, global_heads_};
+    p.dropout = {static_cast<float>(dropout_),
+                 ctx.dropout_key(RngPurpose::attention_dropout, layer_),
+                 ctx.batch.first_sample,
+                 partition_.query.begin,
+                 global_heads_,
+                 ctx.dropout_position};
   }
   return p;
 }

@@ -85,6 +85,13 @@ class Engine {
   /// This rank's share of the sum of losses over unmasked tokens. Collective.
   double evaluate(std::span<const MicroBatch> batches);
 
+  /// From the next step on, when each phase of a step begins is recorded on the device.
+  void measure_phases();
+  /// Seconds of each phase of the last step, of a rank that measures them; waits for the device.
+  PhaseTimes phase_times() { return clock_->read(); }
+  /// Null when none are used.
+  const BlockGraphs* graphs() const { return runner_->graphs(); }
+
   /// Compares the copies of parameters that several ranks hold (ReplicaCheck). `step`: steps done.
   /// Collective; every rank throws the same Error when copies differ.
   void check_replicas(std::int64_t step);
@@ -114,6 +121,7 @@ class Engine {
   CheckpointConfig checkpoint_;  // what saving will copy
   std::optional<Optimizer> optimizer_;
   std::optional<DataParallel> data_parallel_;
+  std::optional<PhaseClock> clock_;
   std::optional<StepRunner> runner_;
   std::optional<ReplicaCheck> replica_check_;
 };

@@ -24,9 +24,14 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-DeviceTransport transport_of(const std::string& word) {
-  if (word == "nccl") return DeviceTransport::nccl;
-  return word == "mpi" ? DeviceTransport::mpi : DeviceTransport::automatic;
+DeviceWorldOptions device_world_options(const SystemConfig& system) {
+  DeviceWorldOptions options;
+  options.transport = system.transport == "nccl"  ? DeviceTransport::nccl
+                      : system.transport == "mpi" ? DeviceTransport::mpi
+                                                  : DeviceTransport::automatic;
+  options.nccl.timeout_seconds = system.nccl_timeout;
+  options.nccl.max_ctas = static_cast<int>(system.nccl_max_ctas);
+  return options;
 }
 
 }  // namespace
@@ -39,11 +44,13 @@ Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
       config_text_(std::move(config_text)) {
   check_program();
   const Device device = choose_run_device(node);
+  if (const auto memory = device_tools(device.kind).memory(device.index)) {
+    free_at_start_ = memory->free;
+  }
   Activity::set_unlimited("opening the data");  // may build an index of hours
   data_ = open_run_data(config_);
   Activity::set_unlimited("initialising");
-  device_world_.emplace(world_, node, device,
-                        DeviceWorldOptions{transport_of(config_.system.transport)});
+  device_world_.emplace(world_, node, device, device_world_options(config_.system));
   engine_.emplace(device_world_->group(), config_, EngineMode::real, device);
   if (!config_.checkpoint.save.empty()) {
     saver_.emplace(world_, *engine_, config_, config_text_);
@@ -69,6 +76,9 @@ Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
   const LoggingConfig& l = config_.logging;
   if (l.straggler_interval > 0 && world_.size() > 1 && device.is_cpu()) {
     stragglers_.emplace(*engine_, world_, l.straggler_interval, l.straggler_threshold);
+  }
+  if (config_.logging.profile_step_start > 0 || config_.logging.nvtx_ranges) {
+    window_.emplace(config_.logging, device);
   }
 }
 
@@ -305,6 +315,24 @@ void Trainer::save_and_wait() {
   saver_->finish_commands();
 }
 
+// Nothing is given back during a run, so this is its peak, but for a first validation's workspaces.
+void Trainer::report_device_memory() {
+  const Device device = engine_->ops().device();
+  const auto memory = device_tools(device.kind).memory(device.index);
+  if (!memory) return;
+  engine_->stream().synchronize();
+  const MemoryPlan plan = engine_->memory_plan();
+  const std::size_t planned = plan.total() - plan.host_copies;
+  const std::size_t used = free_at_start_ - std::min(free_at_start_, memory->free);
+  const auto backend = static_cast<std::size_t>(allocation_counts(MemoryOwner::backend).bytes_live);
+  const std::size_t rest = used - std::min(used, planned + backend);
+  log_info(
+      "memory of {} after the first step: {} = {} as planned + {} of kernels' workspaces + {} of "
+      "libraries, graphs and other processes; {} of {} are free",
+      name_of(device), format_bytes(used), format_bytes(planned), format_bytes(backend),
+      format_bytes(rest), format_bytes(memory->free), format_bytes(memory->total));
+}
+
 StopReason Trainer::run() {
   const StopReason reason = run_steps();
   if (profiler_) profiler_->report();
@@ -323,10 +351,12 @@ StopReason Trainer::run_steps() {
     if (saver_) saver_->drain();  // the initial state may be under way
     return StopReason::finished;
   }
+  const std::int64_t first_step = progress_.step;
   BatchLoader loader = open_loader();
   while (progress_.step < last) {
     const auto begin = std::chrono::steady_clock::now();
     if (profiler_) profiler_->begin_step();
+    if (window_) window_->begin_step(progress_.step + 1);
     if (stragglers_) stragglers_->begin_step();
     Activity::set("reading data", progress_.step + 1);
     const StepBatch& batch = loader.next();
@@ -354,6 +384,8 @@ StopReason Trainer::run_steps() {
                 guard_->grad_norm_z()});
     if (profiler_) profiler_->end_step(progress_.step, waited);
     if (straggling) log_->stragglers(progress_.step, *straggling);
+    if (window_) window_->end_step(progress_.step, engine_->stream());
+    if (progress_.step == first_step + 1) report_device_memory();
     const bool finished = progress_.step == last;
     if (!finished && (result.stop_requested || result.job_ends)) {
       log_info("{}: saving at step {} and leaving",

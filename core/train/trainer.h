@@ -11,6 +11,7 @@
 #include "core/config/config.h"
 #include "core/train/data_source.h"
 #include "core/train/engine.h"
+#include "core/train/profiler_window.h"
 #include "core/train/run_saver.h"
 #include "core/train/run_state.h"
 #include "core/train/sample_log.h"
@@ -68,6 +69,8 @@ class Trainer {
   bool resume_from(const std::string& directory, LoadScope scope);
   void print_summary() const;
   StepResult train_step(const StepBatch& batch, double lr);
+  /// Once, after the first step: what it took of the device's memory, libraries included.
+  void report_device_memory();
   /// False: the run stands at an earlier step again.
   bool check_step(const StepResult& result);
   void rewind();
@@ -90,6 +93,8 @@ class Trainer {
   std::unique_ptr<TrainingLog> log_;
   std::optional<SampleLog> sample_log_;   // logging.log_samples
   std::optional<StepProfiler> profiler_;  // logging.profile
+  std::optional<ProfilerWindow> window_;  // logging.profile_step_start
+  std::size_t free_at_start_ = 0;         // bytes of the device, before anything was allocated
   std::optional<StragglerReport> stragglers_;
   std::optional<RunSaver> saver_;  // with checkpoint.save
   Progress progress_;
