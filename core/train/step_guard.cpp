@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "core/base/error.h"
 #include "core/base/log.h"
 
 namespace neox {
@@ -94,7 +95,12 @@ Verdict StepGuard::end_step(const GuardedStep& step, const Questions& questions)
     loss_z_ = losses_->z(step.loss);
     grad_norm_z_ = grad_norms_->z(step.grad_norm);
   }
-  if (is_spike(step)) return spike(step, questions);
+  const bool spikes = is_spike(step);
+  if (step.applied == (spikes && config_.action != "warn")) {
+    fail("internal error: step {} was {}, against the guard's decision", step.step,
+         step.applied ? "applied" : "skipped");
+  }
+  if (spikes) return spike(step, questions);
   state_.in_a_row = 0;
   state_.spikes_in_a_row = 0;
   record(step);
