@@ -57,7 +57,7 @@ Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
   }
   start();
   check_input();
-  guard_.emplace(config_.guards, progress_.guards);
+  guard_.emplace(config_.guards, progress_.guards, world_.rank() == 0);
   if (!config_.checkpoint.save.empty()) {
     prepare_checkpoint_directory(world_, config_.checkpoint.save);
   }
@@ -260,12 +260,14 @@ void Trainer::rewind() {
   note_rewind(before.guards, left_out, progress_.guards);
   log_->rewind(progress_.step);
   if (sample_log_) sample_log_->rewind(progress_.step);
-  log_warning(
-      "step {}: back to {} (rewind {} of {}); samples {} are left out. The same run without "
-      "rewinds: data.skip_sample_ranges = {}",
-      before.step, reader->path(), progress_.guards.rewinds, config_.guards.max_rewinds,
-      text_of(left_out),
-      text_of(skipped_samples(config_, data_, progress_.guards.rewound_samples)));
+  if (world_.rank() == 0) {
+    log_warning(
+        "step {}: back to {} (rewind {} of {}); samples {} are left out. The same run without "
+        "rewinds: data.skip_sample_ranges = {}",
+        before.step, reader->path(), progress_.guards.rewinds, config_.guards.max_rewinds,
+        text_of(left_out),
+        text_of(skipped_samples(config_, data_, progress_.guards.rewound_samples)));
+  }
   log_->activity("");
 }
 
