@@ -11,11 +11,11 @@ ProfilerWindow::ProfilerWindow(const LoggingConfig& config, Device device)
       first_(config.profile_step_start),
       last_(config.profile_step_stop > 0 ? config.profile_step_stop : first_) {
   if (config.nvtx_ranges && !tools_.show_ranges()) {
-    log_warning("logging.nvtx_ranges: {} has no NVTX; the ranges go nowhere", name_of(device));
+    log_info("logging.nvtx_ranges: {} has no NVTX; the ranges go nowhere", name_of(device));
   }
   if (first_ > 0 && device.kind != DeviceKind::cuda) {
-    log_warning("logging.profile_step_start: {} has no CUDA profiler; nothing is recorded",
-                name_of(device));
+    log_info("logging.profile_step_start: {} has no CUDA profiler; nothing is recorded",
+             name_of(device));
   }
 }
 

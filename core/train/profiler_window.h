@@ -11,7 +11,7 @@ namespace neox {
 
 class ProfilerWindow {
  public:
-  /// Turns on ranges (logging.nvtx_ranges). Warns where `device` has no profiler.
+  /// Turns on ranges (logging.nvtx_ranges). Says so where `device` has no profiler.
   ProfilerWindow(const LoggingConfig& config, Device device);
   /// Stops what still runs, when training ends inside the window.
   ~ProfilerWindow();

@@ -329,8 +329,8 @@ void Trainer::report_device_memory() {
   const auto backend = static_cast<std::size_t>(allocation_counts(MemoryOwner::backend).bytes_live);
   const std::size_t rest = used - std::min(used, planned + backend);
   log_info(
-      "memory of {} after the first step: {} = {} as planned + {} of kernels' workspaces + {} of "
-      "libraries, graphs and other processes; {} of {} are free",
+      "memory of {}: {} in use after the first step ({} planned, {} for workspaces and staging, {} "
+      "for libraries, graphs and other processes); {} of {} are free",
       name_of(device), format_bytes(used), format_bytes(planned), format_bytes(backend),
       format_bytes(rest), format_bytes(memory->free), format_bytes(memory->total));
 }
