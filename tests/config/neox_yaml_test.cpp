@@ -2,10 +2,13 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
+#include <sstream>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "core/base/error.h"
 #include "core/config/neox_keys.h"
 #include "core/config/option.h"
 #include "core/config/resolve.h"
@@ -92,15 +95,24 @@ TEST_F(Yaml, EveryConfigurationOfPythiaAndGptNeoX20B) {
     if (entry.path().extension() != ".yml") continue;
     SCOPED_TRACE(entry.path().string());
     ++files;
+    if (entry.path().stem() == "pythia-12b") {  // a comma is missing: no YAML library reads it
+      EXPECT_THAT(
+          [&] { ini_from_neox_yaml({entry.path().string()}, bf16); },
+          ::testing::ThrowsMessage<Error>(HasSubstr("pythia-12b.yml:21: this is not YAML")));
+      continue;
+    }
     const std::string text = ini_from_neox_yaml({entry.path().string()}, bf16);
     Config c = parse_ini_text(text, "run.ini");
     EXPECT_EQ(c.model.activation, Activation::gelu_tanh);
     EXPECT_TRUE(c.model.gpt_j_residual);
     EXPECT_EQ(c.model.rotary_pct, 0.25);
-    EXPECT_EQ(c.parallel.zero_stage, 1);
-    EXPECT_TRUE(c.parallel.checkpoint_activations);
     EXPECT_EQ(c.optimizer.betas[1], 0.95);
-    resolve(c, c.parallel.pipe_parallel_size * c.parallel.model_parallel_size);
+    if (entry.path().stem() != "pythia-14m") {
+      EXPECT_EQ(c.parallel.zero_stage, 1);
+      EXPECT_TRUE(c.parallel.checkpoint_activations);
+    }
+    const std::int64_t stages = std::max<std::int64_t>(c.parallel.pipe_parallel_size, 1);
+    resolve(c, stages * c.parallel.model_parallel_size);
   }
   EXPECT_EQ(files, 11);
 }
@@ -194,6 +206,11 @@ TEST_F(Yaml, FilesThatAreNone) {
               ::testing::ThrowsMessage<Error>(HasSubstr("a.yml:")));
   EXPECT_THAT([&] { ini_from_neox_yaml({file("a.yml", "- 1\n- 2\n")}, {}); },
               ::testing::ThrowsMessage<Error>(HasSubstr("expected keys with values")));
+  refused("optimizer: {[type]: Adam}\n", "run.yml");
+  refused("zero_optimization: [1]\n", "expected settings");
+  refused("num_layers_: [[1], {a: b}]\n", "unknown key");
+  EXPECT_THROW(ini_from_neox_yaml({folder_.string()}, {}), Error);
+  EXPECT_THROW(ini_from_neox_yaml({file("empty.yml", "")}, {}), Error);
 }
 
 TEST_F(Yaml, PrecisionInEverySpelling) {
@@ -203,6 +220,13 @@ TEST_F(Yaml, PrecisionInEverySpelling) {
   EXPECT_EQ(config("fp16: {enabled: false}\n").precision.precision, DType::f32);
   refused("precision: fp32\nbf16: {enabled: true}\n", "contradicts");
   refused("bf16: true\n", "expected settings");
+}
+
+TEST_F(Yaml, WithoutSaveNothingIsSaved) {
+  const std::string text = ini("checkpoint_factor: 10\nextra_save_iters: [1, 2]\n");
+  EXPECT_THAT(text, HasSubstr("# checkpoint_factor = 10: nothing is saved without the key save"));
+  EXPECT_THAT(text, HasSubstr("# extra_save_iters = 1, 2: nothing"));
+  EXPECT_EQ(config("checkpoint_factor: 10\nsave: here\n").checkpoint.checkpoint_factor, 10);
 }
 
 // The tables name options that exist, and no key twice.

@@ -199,7 +199,7 @@ TEST_P(HfModels, ConfigComesBack) {
     if (!after.contains(key) || value.is_null()) continue;
     const bool other_class = key == "architectures" || key == "model_type";
     if (mistral && (other_class || key == "max_position_embeddings")) continue;
-    if (key == "hidden_act" && value == "gelu_pytorch_tanh") continue;
+    if (key.ends_with("_pdrop")) continue;  // dropout is the training run's business
     EXPECT_EQ(after.at(key), value) << key;
     ++compared;
   }
