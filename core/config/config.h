@@ -36,6 +36,7 @@ struct ModelConfig {
   bool gpt_j_residual = false;
   bool gpt_j_tied = false;
   bool use_bias_in_attn_linear = true;
+  bool add_qkv_bias = false;  // where use_bias_in_attn_linear = false (Qwen2)
   bool use_bias_in_mlp = true;
   bool use_bias_in_norms = true;
   InitMethod init_method = InitMethod::normal;
@@ -45,6 +46,8 @@ struct ModelConfig {
   double attention_dropout = 0.0;
 
   std::int64_t head_dim() const { return hidden_size / num_attention_heads; }
+  /// Biases in the query/key/value projections.
+  bool has_qkv_bias() const { return use_bias_in_attn_linear || add_qkv_bias; }
   /// Channels per head that are rotated.
   std::int64_t rotary_dim() const;
   /// vocab_size rounded up to make_vocab_size_divisible_by; does not depend on the layout.

@@ -67,7 +67,7 @@ Attention::Attention(ParameterStore& store, const std::string& name, const Model
       layer_(layer),
       dropout_(model.attention_dropout),
       qkv_(store, projection_parts(name, model, partition_), model.hidden_size,
-           model.use_bias_in_attn_linear, model.init_method, partition),
+           model.has_qkv_bias(), model.init_method, partition),
       dense_(store, name + ".dense", model.hidden_size, global_heads_ * head_dim_,
              {partition_.query.begin * head_dim_, heads_ * head_dim_},
              model.use_bias_in_attn_linear, model.output_layer_init_method, partition) {}
