@@ -21,8 +21,8 @@ struct CheckpointTensorSpec {
 
 class CheckpointStream {
  public:
-  /// Lays out <directory>/step<info.step>.h5 under a temporary name. The directory must exist.
-  /// Throws Error on duplicate paths, tensors without elements, or no space.
+  /// Lays out <directory>/step<info.step>.h5 under a temporary name. Throws Error on duplicate
+  /// paths, tensors without elements, or no space.
   CheckpointStream(const std::string& directory, std::vector<CheckpointTensorSpec> tensors,
                    const CheckpointInfo& info);
   /// What was not committed leaves no file.
