@@ -51,8 +51,8 @@ InferenceModel::InferenceModel(const Config& config, const Origins& origins)
   const auto reader = open_checkpoint(*self_, config.checkpoint);
   const Config stored = stored_config(*reader);
   TokenizerConfig t = any_set(origins, "tokenizer.") ? config.tokenizer : stored.tokenizer;
-  if (!any_set(origins,
-               "tokenizer.")) {  // a converted checkpoint that was moved has them beside it
+  if (!any_set(origins, "tokenizer.")) {
+    // A converted checkpoint that was moved has them beside it.
     t.vocab_file = beside_checkpoint(t.vocab_file, reader->path());
     t.merge_file = beside_checkpoint(t.merge_file, reader->path());
   }

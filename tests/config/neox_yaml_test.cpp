@@ -107,7 +107,7 @@ TEST_F(Yaml, EveryConfigurationOfPythiaAndGptNeoX20B) {
     EXPECT_TRUE(c.model.gpt_j_residual);
     EXPECT_EQ(c.model.rotary_pct, 0.25);
     EXPECT_EQ(c.optimizer.betas[1], 0.95);
-    if (entry.path().stem() != "pythia-14m") {
+    if (entry.path().stem() != "pythia-14m" && entry.path().stem() != "pythia-31m") {
       EXPECT_EQ(c.parallel.zero_stage, 1);
       EXPECT_TRUE(c.parallel.checkpoint_activations);
     }
