@@ -12,7 +12,6 @@
 #include "core/base/version.h"
 #include "core/config/describe.h"
 #include "core/optim/finite_check.h"
-#include "core/optim/lr_schedule.h"
 #include "core/train/checkpoint_policy.h"
 #include "core/train/signals.h"
 #include "kernels/device_choice.h"
@@ -353,64 +352,16 @@ StopReason Trainer::run_steps() {
     if (saver_) saver_->drain();  // the initial state may be under way
     return StopReason::finished;
   }
-  const std::int64_t first_step = progress_.step;
+  first_step_ = progress_.step;
   BatchLoader loader = open_loader();
   while (progress_.step < last) {
-    const auto begin = std::chrono::steady_clock::now();
-    if (profiler_) profiler_->begin_step();
-    if (window_) window_->begin_step(progress_.step + 1);
-    if (stragglers_) stragglers_->begin_step();
-    Activity::set("reading data", progress_.step + 1);
-    const StepBatch& batch = loader.next();
-    const double waited = seconds_since(begin);
-    const double lr = schedule.at(progress_.step);
-    const StepResult result = train_step(batch, lr);
-    const auto straggling = stragglers_ ? stragglers_->end_step(progress_.step + 1, waited)
-                                        : std::optional<StragglerFindings>();
-    const std::int64_t tokens = batch.samples * config_.model.seq_length;
-    ++progress_.step;
-    progress_.consumed_samples += batch.samples;
-    progress_.next_sample = batch.next_sample;
-    progress_.consumed_tokens += tokens;
-    if (sample_log_) sample_log_->add(progress_.step, batch, engine_->topology().data());
+    const StepResult result = next_step(loader, schedule);
     if (!check_step(result)) {
       loader = open_loader();
       continue;
     }
-    const std::int64_t replica_interval = config_.parallel.replica_check_interval;
-    if (replica_interval > 0 && progress_.step % replica_interval == 0) {
-      engine_->check_replicas(progress_.step);
-    }
-    log_->step({progress_.step, result.loss, result.grad_norm, lr, seconds_since(begin), waited,
-                tokens, progress_.consumed_tokens, progress_.guards.skipped_steps, guard_->loss_z(),
-                guard_->grad_norm_z()});
-    if (profiler_) profiler_->end_step(progress_.step, waited);
-    if (straggling) log_->stragglers(progress_.step, *straggling);
-    if (window_) window_->end_step(progress_.step, engine_->stream());
-    if (progress_.step == first_step + 1) report_device_memory();
-    const bool finished = progress_.step == last;
-    if (!finished && (result.stop_requested || result.job_ends)) {
-      log_info("{}: saving at step {} and leaving",
-               result.stop_requested ? "stop signal received" : "the job ends soon",
-               progress_.step);
-      save_and_wait();
-      return result.stop_requested ? StopReason::signal : StopReason::job_end;
-    }
-    if (saver_) {
-      saver_->between_steps(progress_, result.save_through,
-                            result.save_again && !guard_->non_finite());
-    }
-    if (checkpoint_due(config_.checkpoint, progress_.step)) save();
-    const std::int64_t interval = config_.train.eval_interval;
-    if (data_.valid && (finished || progress_.step % interval == 0)) {
-      log_->validation(progress_.step, evaluate());
-    }
-    const std::int64_t exit_interval = config_.train.exit_interval;
-    if (!finished && exit_interval > 0 && progress_.step % exit_interval == 0) {
-      log_info("exit_interval: saving at step {} and leaving", progress_.step);
-      save_and_wait();
-      return StopReason::exit_interval;
-    }
+    report_step(result);
+    if (const auto reason = between_steps(result)) return *reason;
   }
   save_and_wait();
   require(
@@ -419,6 +370,66 @@ StopReason Trainer::run_steps() {
       "nothing; lower optimizer.lr (now {}) and resume from an earlier checkpoint",
       progress_.guards.in_a_row, last, config_.optimizer.lr);
   return StopReason::finished;
+}
+
+Trainer::StepResult Trainer::next_step(BatchLoader& loader, const LrSchedule& schedule) {
+  const auto begin = std::chrono::steady_clock::now();
+  if (profiler_) profiler_->begin_step();
+  if (window_) window_->begin_step(progress_.step + 1);
+  if (stragglers_) stragglers_->begin_step();
+  Activity::set("reading data", progress_.step + 1);
+  const StepBatch& batch = loader.next();
+  const double waited = seconds_since(begin);
+  const double lr = schedule.at(progress_.step);
+  StepResult result = train_step(batch, lr);
+  result.lr = lr;
+  result.waited = waited;
+  if (stragglers_) result.stragglers = stragglers_->end_step(progress_.step + 1, waited);
+  result.all_tokens = batch.samples * config_.model.seq_length;
+  ++progress_.step;
+  progress_.consumed_samples += batch.samples;
+  progress_.next_sample = batch.next_sample;
+  progress_.consumed_tokens += result.all_tokens;
+  if (sample_log_) sample_log_->add(progress_.step, batch, engine_->topology().data());
+  result.seconds = seconds_since(begin);
+  return result;
+}
+
+void Trainer::report_step(const StepResult& result) {
+  log_->step({progress_.step, result.loss, result.grad_norm, result.lr, result.seconds,
+              result.waited, result.all_tokens, progress_.consumed_tokens,
+              progress_.guards.skipped_steps, guard_->loss_z(), guard_->grad_norm_z()});
+  if (profiler_) profiler_->end_step(progress_.step, result.waited);
+  if (result.stragglers) log_->stragglers(progress_.step, *result.stragglers);
+  if (window_) window_->end_step(progress_.step, engine_->stream());
+  if (progress_.step == first_step_ + 1) report_device_memory();
+}
+
+std::optional<StopReason> Trainer::between_steps(const StepResult& result) {
+  const std::int64_t step = progress_.step, last = config_.train.train_iters;
+  const auto due = [&](std::int64_t interval) { return interval > 0 && step % interval == 0; };
+  const bool finished = step == last;
+  if (due(config_.parallel.replica_check_interval)) engine_->check_replicas(step);
+  if (!finished && (result.stop_requested || result.job_ends)) {
+    log_info("{}: saving at step {} and leaving",
+             result.stop_requested ? "stop signal received" : "the job ends soon", step);
+    save_and_wait();
+    return result.stop_requested ? StopReason::signal : StopReason::job_end;
+  }
+  if (saver_) {
+    saver_->between_steps(progress_, result.save_through,
+                          result.save_again && !guard_->non_finite());
+  }
+  if (checkpoint_due(config_.checkpoint, step)) save();
+  if (data_.valid && (finished || due(config_.train.eval_interval))) {
+    log_->validation(step, evaluate());
+  }
+  if (!finished && due(config_.train.exit_interval)) {
+    log_info("exit_interval: saving at step {} and leaving", step);
+    save_and_wait();
+    return StopReason::exit_interval;
+  }
+  return std::nullopt;
 }
 
 }  // namespace neox

@@ -9,6 +9,7 @@
 #include "comm/communicator.h"
 #include "comm/device_world.h"
 #include "core/config/config.h"
+#include "core/optim/lr_schedule.h"
 #include "core/train/data_source.h"
 #include "core/train/engine.h"
 #include "core/train/profiler_window.h"
@@ -53,8 +54,12 @@ class Trainer {
   struct StepResult {
     double loss = 0.0;  // mean over the global batch's unmasked tokens
     double grad_norm = 0.0;
-    bool applied = false;     // else the step changed nothing
-    std::int64_t tokens = 0;  // unmasked, of the global batch
+    bool applied = false;         // else the step changed nothing
+    std::int64_t tokens = 0;      // unmasked, of the global batch
+    std::int64_t all_tokens = 0;  // masked ones too
+    double lr = 0.0;
+    double seconds = 0.0, waited = 0.0;  // of the step; for data, therein
+    std::optional<StragglerFindings> stragglers;
     bool stop_requested = false;
     bool job_ends = false;
     bool save_through = false;  // what was to be written by now, on all ranks
@@ -76,6 +81,11 @@ class Trainer {
   void rewind();
   BatchLoader open_loader() const;
   StopReason run_steps();
+  /// Data, computation, update; the run stands at the next step then.
+  StepResult next_step(BatchLoader& loader, const LrSchedule& schedule);
+  void report_step(const StepResult& result);
+  /// Checks, saves, validates; a reason to leave, when there is one.
+  std::optional<StopReason> between_steps(const StepResult& result);
   double evaluate();
   /// Unless the weights may be damaged: good checkpoints must not make room for them.
   void save();
@@ -98,7 +108,8 @@ class Trainer {
   std::optional<StragglerReport> stragglers_;
   std::optional<RunSaver> saver_;  // with checkpoint.save
   Progress progress_;
-  std::string resumed_from_;  // path of the checkpoint; empty: none
+  std::int64_t first_step_ = 0;  // of this process
+  std::string resumed_from_;     // path of the checkpoint; empty: none
   std::optional<StepGuard> guard_;
 };
 
