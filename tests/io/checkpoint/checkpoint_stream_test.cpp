@@ -96,7 +96,8 @@ TEST_F(CheckpointStreamTest, RefusesWhatNoFileCanBe) {
   auto empty = specs_;
   empty[0].shape = {0, 5};
   EXPECT_THROW(CheckpointStream(folder_ + "/streamed", empty, info_), Error);
-  EXPECT_THROW(CheckpointStream(folder_ + "/nowhere", specs_, info_), Error);
+  std::ofstream(folder_ + "/file") << "no folder";
+  EXPECT_THROW(CheckpointStream(folder_ + "/file", specs_, info_), Error);
   EXPECT_TRUE(nothing_left());
 }
 
