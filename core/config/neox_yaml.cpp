@@ -29,7 +29,11 @@ std::string text_of(const YAML::Node& node) {
   if (!node.IsDefined() || is_null(node)) return "null";
   if (node.IsScalar()) {
     const std::string folded = lower_case(node.Scalar());
-    return folded == "true" || folded == "false" ? folded : node.Scalar();
+    const bool quoted = node.Tag() == "!";
+    // YAML 1.1, which GPT-NeoX's reader speaks, has these words too.
+    if (folded == "true" || (!quoted && (folded == "yes" || folded == "on"))) return "true";
+    if (folded == "false" || (!quoted && (folded == "no" || folded == "off"))) return "false";
+    return node.Scalar();
   }
   std::string text;
   if (node.IsSequence()) {

@@ -222,6 +222,13 @@ TEST_F(Yaml, PrecisionInEverySpelling) {
   refused("bf16: true\n", "expected settings");
 }
 
+TEST_F(Yaml, WordsOfYaml11) {
+  EXPECT_TRUE(config("no_weight_tying: yes\n").model.no_weight_tying);
+  EXPECT_FALSE(config("use_bias_in_mlp: Off\n").model.use_bias_in_mlp);
+  EXPECT_EQ(config("save: 'no'\n").checkpoint.save, "no");
+  EXPECT_EQ(config("exit_interval: ~\nload: None\n").checkpoint.load, "");
+}
+
 TEST_F(Yaml, WithoutSaveNothingIsSaved) {
   const std::string text = ini("checkpoint_factor: 10\nextra_save_iters: [1, 2]\n");
   EXPECT_THAT(text, HasSubstr("# checkpoint_factor = 10: nothing is saved without the key save"));

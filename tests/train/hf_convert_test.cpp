@@ -450,6 +450,26 @@ TEST(HfRefuses, WeightsThatTheTypeCannotHold) {
   EXPECT_FALSE(fs::exists(folder("hf")));
 }
 
+// The self-check finds it when everything is written; nothing stays.
+TEST(HfRefuses, WeightsThatAreNoNumbers) {
+  const Folder folder;
+  const std::string source = folder.copy_of("gpt2_bf16");
+  const SafetensorsReader reader(fixture("gpt2_bf16"));
+  std::vector<NamedTensor> tensors;
+  const std::vector<bf16> none(16, bf16(NAN));
+  for (const SafetensorsEntry& entry : reader.entries()) {
+    const bool replaced = entry.name == "transformer.ln_f.bias";
+    tensors.push_back(
+        {entry.name, replaced ? host_view(none)
+                              : ConstTensor(entry.data.data(), entry.shape, entry.dtype, {})});
+  }
+  write_safetensors(source + "/model.safetensors", tensors);
+  expect_refused(folder, source, "self-check: the model's logits are not finite");
+  FromHfOptions unchecked;
+  unchecked.check = false;
+  EXPECT_THAT(convert_from_hf(source, folder("out"), unchecked), HasSubstr("SKIPPED"));
+}
+
 TEST(HfRefuses, ModelsWithoutAClass) {
   ModelConfig m = read_hf_model(fixture("llama_f32")).model;
   EXPECT_EQ(hf_family_of(m), HfFamily::llama);
