@@ -179,6 +179,7 @@ Engine::StepResult Engine::train_step(std::span<const MicroBatch> batches, doubl
     data_parallel_->finish_gradients();
   }
   Activity::set("optimizer", step + 1);
+  if (on_update_) on_update_();
   enter(Phase::optimizer);
   UpdateResult update;
   {

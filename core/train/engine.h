@@ -3,6 +3,7 @@
 // the steps over them. No files, no loop, no log: those are the Trainer's.
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -82,6 +83,9 @@ class Engine {
                         std::int64_t step, double lr) {
     return train_step(batches, gradient_scale, step, lr, StepLimits{});
   }
+  /// `hook` is called in every step when its gradients are known, before it changes weights or
+  /// optimizer state: who still reads those holds the step up there. One at a time; empty: none.
+  void on_update(std::function<void()> hook) { on_update_ = std::move(hook); }
   /// This rank's share of the sum of losses over unmasked tokens. Collective.
   double evaluate(std::span<const MicroBatch> batches);
 
@@ -124,6 +128,7 @@ class Engine {
   std::optional<PhaseClock> clock_;
   std::optional<StepRunner> runner_;
   std::optional<ReplicaCheck> replica_check_;
+  std::function<void()> on_update_;
 };
 
 }  // namespace neox

@@ -201,13 +201,14 @@ struct Written {
   double write_seconds = 0, sync_seconds = 0;
 };
 
-// Writes this rank's parts (with `write`) and makes the file durable. Every node holds its own
-// dirty pages, so every rank syncs. A sync that failed is never repeated: Linux has already dropped
-// the pages. Communicates with nobody.
+// Fills and writes this rank's parts (with `write`), and makes the file durable. Every node holds
+// its own dirty pages, so every rank syncs. A sync that failed is never repeated: Linux has already
+// dropped the pages. Communicates with nobody.
 Written write_and_sync(const std::string& path, const FileLayout& layout, const Plan& plan,
-                       int rank, bool write) {
+                       int rank, bool write, const std::function<void()>& fill) {
   Written result;
   try {
+    if (fill) fill();
     Stopwatch watch;
     PosixFile file(path, O_WRONLY);
     result.sums = write_parts(write ? &file : nullptr, layout, plan, rank);
@@ -264,8 +265,8 @@ struct CheckpointSave::State {
     if (thread.joinable()) thread.join();
   }
 
-  void write(bool parts) {
-    written = write_and_sync(staged.temporary, staged.layout, plan, group.rank(), parts);
+  void write(bool parts, const std::function<void()>& fill = {}) {
+    written = write_and_sync(staged.temporary, staged.layout, plan, group.rank(), parts, fill);
   }
   void write_without_thread();
   void gather();
@@ -359,12 +360,12 @@ CheckpointSave::~CheckpointSave() = default;
 CheckpointSave::CheckpointSave(CheckpointSave&&) noexcept = default;
 CheckpointSave& CheckpointSave::operator=(CheckpointSave&&) noexcept = default;
 
-void CheckpointSave::start() {
+void CheckpointSave::start(const std::function<void()>& fill) {
   State& s = *state_;
   require(s.options.io == CheckpointIo::direct && s.phase == State::Phase::laid_out,
           "internal error: a checkpoint is written in a thread only directly, and once");
   s.phase = State::Phase::writing;
-  s.in_thread([&s] { s.write(true); });
+  s.in_thread([&s, fill] { s.write(true, fill); });
 }
 
 void CheckpointSave::start_commit() {
