@@ -1,6 +1,6 @@
 #pragma once
 // Named ranges on the time line of a profiler. Off unless a device's runtime turned them on
-// (DeviceRuntime::show_ranges); then a range costs one load and one branch.
+// (DeviceTools::show_ranges); then a range costs one load and one branch.
 
 #include <atomic>
 #include <cstdint>

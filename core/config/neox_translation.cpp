@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <set>
 
+#include "core/base/format.h"
 #include "core/config/neox_yaml_internal.h"
 #include "core/config/suggest.h"
 
@@ -281,7 +282,7 @@ namespace {
 // "section.name" of a key with an option of its own; "" without.
 std::string option_of(const std::string& key) {
   for (const SameKeys& same : same_keys()) {
-    for (const std::string& word : words_of(same.names)) {
+    for (const std::string& word : split_words(same.names)) {
       const std::size_t equal = word.find('=');
       if (word.substr(0, equal) != key) continue;
       return fmt::format("{}.{}", same.section,
@@ -308,9 +309,9 @@ void Translation::absent(const Key& key, const AbsentKey& entry) {
 }
 
 void Translation::unknown(const Key& key) {
-  std::vector<std::string> names = words_of(kTranslatedKeys);
+  std::vector<std::string> names = split_words(kTranslatedKeys);
   for (const SameKeys& same : same_keys()) {
-    for (const std::string& word : words_of(same.names))
+    for (const std::string& word : split_words(same.names))
       names.push_back(word.substr(0, word.find('=')));
   }
   for (const AbsentKey& entry : absent_keys()) names.emplace_back(entry.name);

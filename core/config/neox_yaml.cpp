@@ -51,16 +51,6 @@ bool is_true(const YAML::Node& node) {
   return text_of(node) == "true";
 }
 
-std::vector<std::string> words_of(std::string_view text) {
-  std::vector<std::string> all;
-  while (!text.empty()) {
-    const std::size_t end = std::min(text.find(' '), text.size());
-    if (end > 0) all.emplace_back(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return all;
-}
-
 // ---- the result ---------------------------------------------------------------------------------
 
 void Translation::override_with(const ParsedCommand& command) {

@@ -31,8 +31,6 @@ bool is_null(const YAML::Node& node);
 /// The value as one line: "true", "0.1", "[1, 2]", "{stage: 1}", "null".
 std::string text_of(const YAML::Node& node);
 bool is_true(const YAML::Node& node);
-/// What stands between spaces.
-std::vector<std::string> words_of(std::string_view text);
 
 /// Takes the keys one after the other, and makes options, comments and problems of them.
 class Translation {

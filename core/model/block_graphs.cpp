@@ -65,17 +65,16 @@ void BlockGraphs::begin() {
   tools_.begin_capture(stream_);
 }
 
-bool BlockGraphs::end(const BlockCall& call, Entry& entry) {
+void BlockGraphs::end(const BlockCall& call, Entry& entry) {
   entry.graph = tools_.end_capture(stream_);
   entry.after = marks(call);
   entry.saved = *call.saved;
   entry.block_gradients = *call.block_gradients;
   ++recorded_;
-  return true;
 }
 
-// Something in the work can't be recorded. False: it is done without.
-bool BlockGraphs::give_up(const BlockCall& call, const Marks& before, const Error& error) {
+// Something in the work can't be recorded: it is done without.
+void BlockGraphs::give_up(const BlockCall& call, const Marks& before, const Error& error) {
   drop();
   if (mode_ == GraphMode::on) {
     fail("system.cuda_graphs = on, but the work of a layer cannot be recorded ({}); use auto",
@@ -87,7 +86,6 @@ bool BlockGraphs::give_up(const BlockCall& call, const Marks& before, const Erro
   for (std::size_t i = 0; i < before.size(); ++i) {
     if (call.arenas[i] != nullptr) call.arenas[i]->release(before[i]);
   }
-  return false;
 }
 
 void BlockGraphs::drop() {

@@ -60,9 +60,10 @@ class BlockGraphs {
       begin();
       try {
         work();
-        recorded = end(call, *entry);
+        end(call, *entry);
+        recorded = true;
       } catch (const Error& error) {
-        recorded = give_up(call, before, error);
+        give_up(call, before, error);
       } catch (...) {
         drop();
         throw;
@@ -90,8 +91,8 @@ class BlockGraphs {
   Entry* find(const BlockCall& call);
   static Marks marks(const BlockCall& call);
   void begin();
-  bool end(const BlockCall& call, Entry& entry);
-  bool give_up(const BlockCall& call, const Marks& before, const Error& error);
+  void end(const BlockCall& call, Entry& entry);
+  void give_up(const BlockCall& call, const Marks& before, const Error& error);
   void drop();
   void launch(const BlockCall& call, const Entry& entry);
 

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "core/base/error.h"
+#include "core/base/format.h"
 
 namespace neox {
 namespace {
@@ -110,16 +111,6 @@ NameParts split_name(const std::string& name) {
   return parts;
 }
 
-std::vector<std::string> words(std::string_view text) {
-  std::vector<std::string> all;
-  while (!text.empty()) {
-    const std::size_t end = std::min(text.find(' '), text.size());
-    if (end > 0) all.emplace_back(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return all;
-}
-
 // Row of the HF tensors (one behind the other) that holds our row `row`.
 std::int64_t their_row(const HfLink& link, std::int64_t row) {
   if (link.heads == 0) return row;
@@ -165,7 +156,7 @@ HfLink hf_link(HfFamily family, const ModelConfig& model, const std::string& par
                                  [&](const Rule& r) { return r.ours == parts.module; });
   require(rule != table.rules.end(), "{} has no counterpart of the parameter {}", table.class_name,
           parameter);
-  const std::vector<std::string> names = words(rule->theirs);
+  const std::vector<std::string> names = split_words(rule->theirs);
   HfLink link{parameter, shape, {}};
   link.transposed = rule->form != Form::same && shape.rank() == 2;
   if (names.size() > 1 || rule->form == Form::fused_conv1d) {
@@ -206,7 +197,7 @@ std::string hf_bare_name(HfFamily family, const std::string& tensor) {
 }
 
 bool is_hf_buffer(HfFamily family, std::string_view tensor) {
-  const std::vector<std::string> ends = words(table_of(family).buffers);
+  const std::vector<std::string> ends = split_words(table_of(family).buffers);
   return std::any_of(ends.begin(), ends.end(),
                      [&](const std::string& end) { return tensor.ends_with(end); });
 }

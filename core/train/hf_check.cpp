@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 
 #include <fmt/format.h>
 
 #include "core/base/format.h"
+#include "core/train/preflight_host.h"
 #include "kernels/dry_run/dry_run_backend.h"
 
 namespace neox {
@@ -24,16 +24,6 @@ std::vector<std::int32_t> fixed_tokens(const ModelConfig& model) {
     ids.push_back(static_cast<std::int32_t>(id));
   }
   return ids;
-}
-
-// Bytes that the system could give; 0 when it does not tell.
-std::uint64_t available_memory() {
-  std::ifstream info("/proc/meminfo");
-  for (std::string word; info >> word;) {
-    std::uint64_t kib = 0;
-    if (word == "MemAvailable:" && info >> kib) return kib * 1024;
-  }
-  return 0;
 }
 
 }  // namespace
@@ -79,12 +69,12 @@ std::vector<float> check_logits(const ModelConfig& model, const WeightLoader& lo
 void require_memory_for_check(const ModelConfig& model) {
   const auto needed = static_cast<std::uint64_t>(count_parameters(model)) * sizeof(float) +
                       (std::uint64_t{512} << 20);
-  const std::uint64_t available = available_memory();
-  require(available == 0 || needed <= available,
+  const std::int64_t available = memory_available();
+  require(available < 0 || needed <= static_cast<std::uint64_t>(available),
           "the self-check computes with the whole model in float32, which needs {}; {} are free. "
           "Use a machine with more memory, or --skip-check, with which only the tensors' names and "
           "shapes are checked",
-          format_bytes(needed), format_bytes(available));
+          format_bytes(needed), format_bytes(static_cast<std::uint64_t>(available)));
 }
 
 LogitDifference measure_difference(const std::vector<float>& before,

@@ -9,10 +9,9 @@
 #include "comm/agreement.h"
 #include "core/base/format.h"
 #include "core/base/log.h"
-#include "core/base/version.h"
-#include "core/config/describe.h"
 #include "core/optim/finite_check.h"
 #include "core/train/checkpoint_policy.h"
+#include "core/train/run_setup.h"
 #include "core/train/signals.h"
 #include "kernels/device_choice.h"
 
@@ -23,16 +22,6 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-DeviceWorldOptions device_world_options(const SystemConfig& system) {
-  DeviceWorldOptions options;
-  options.transport = system.transport == "nccl"  ? DeviceTransport::nccl
-                      : system.transport == "mpi" ? DeviceTransport::mpi
-                                                  : DeviceTransport::automatic;
-  options.nccl.timeout_seconds = system.nccl_timeout;
-  options.nccl.max_ctas = static_cast<int>(system.nccl_max_ctas);
-  return options;
-}
-
 }  // namespace
 
 Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
@@ -41,7 +30,7 @@ Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
       world_(world),
       config_(config),
       config_text_(std::move(config_text)) {
-  check_program();
+  check_same_program(world_, config_);
   const Device device = choose_run_device(node);
   if (const auto memory = device_tools(device.kind).memory(device.index)) {
     free_at_start_ = memory->free;
@@ -82,13 +71,6 @@ Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
 }
 
 Trainer::~Trainer() = default;
-
-void Trainer::check_program() const {
-  const std::array<Fact, 2> facts = {
-      {{"program version", version(), "install the same version on all nodes"},
-       {"configuration", canonical_text(config_), "start all ranks with the same command"}}};
-  check_equal(world_, facts);
-}
 
 Device Trainer::choose_run_device(Communicator& node) const {
   const auto [kind, why_not_cuda] = choose_device_kind(config_.system.device);

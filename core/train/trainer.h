@@ -66,7 +66,6 @@ class Trainer {
     bool save_again = false;    // a failed one
   };
 
-  void check_program() const;
   /// What this rank computes on (system.device): the same kind on all ranks.
   Device choose_run_device(Communicator& node) const;
   void check_input() const;
