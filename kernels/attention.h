@@ -5,6 +5,7 @@
 #include "core/tensor/tensor.h"
 #include "kernels/alibi.h"
 #include "kernels/attention_mask.h"
+#include "kernels/dropout.h"
 
 namespace neox {
 
@@ -51,6 +52,7 @@ struct AttentionDropout {
   std::int64_t first_sample = 0;
   std::int64_t first_head = 0;
   std::int64_t global_heads = 1;
+  const DropoutPosition* position = nullptr;  ///< as of Dropout
 };
 
 struct AttentionProblem {
