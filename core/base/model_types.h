@@ -27,6 +27,20 @@ enum class PositionEmbedding : std::uint8_t { rotary, learned, sinusoidal, alibi
 /// core/model/rotary_frequencies.h.
 enum class RopeScaling : std::uint8_t { none, linear, ntk, yarn, llama3 };
 
+/// Which keys the attention of a layer sees (docs/attention.md).
+enum class AttentionKind : std::uint8_t {
+  global,
+  window,  ///< sliding_window_width keys and itself
+  local,   ///< block-sparse, as the following; patterns in core/model/block_patterns.h
+  sparse_fixed,
+  sparse_variable,
+  bigbird,
+  bslongformer
+};
+constexpr bool is_sparse(AttentionKind kind) {
+  return kind >= AttentionKind::local;
+}
+
 /// Rules of docs/config.md "init_method"; formulas in core/model/init.h.
 enum class InitMethod : std::uint8_t {
   normal,

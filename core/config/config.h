@@ -42,6 +42,18 @@ struct ModelConfig {
   double rope_beta_slow = 1.0;
   double rope_attention_factor = 0.0;  // yarn; 0: 0.1 ln(factor) + 1
   std::int64_t opt_pos_emb_offset = 0;
+  std::vector<std::string> attention_config = {"global"};  // see core/config/attention_kinds.h
+  std::int64_t sliding_window_width = 0;                   // 0: none
+  std::int64_t sparse_block = 16;
+  std::int64_t sparse_num_local_blocks = 4;
+  std::int64_t sparse_num_global_blocks = 1;
+  std::int64_t sparse_num_different_global_patterns = 1;
+  std::int64_t sparse_num_random_blocks = -1;  // bigbird 1, else 0
+  std::int64_t sparse_num_sliding_window_blocks = 3;
+  std::vector<std::int64_t> sparse_local_window_blocks = {4};
+  std::vector<std::int64_t> sparse_global_block_indices = {0};
+  std::vector<std::int64_t> sparse_global_block_end_indices;  // none: one behind each index
+  bool sparse_different_layout_per_head = false;
   bool no_weight_tying = false;
   Activation activation = Activation::gelu;  // of the gate when gated
   bool gated = false;  // set by activation = swiglu, geglu, reglu, glu, bilinear
@@ -169,6 +181,8 @@ struct DataConfig {
   double weighted_sampler_alpha = 1.0;
   std::int64_t eod_token = -1;  // -1: the tokenizer's
   bool eod_mask_loss = false;
+  bool mask_documents = false;
+  bool reset_positions = false;
   bool mmap_warmup = false;
   std::string index_cache_dir;                  // empty: beside the data
   std::int64_t prefetch = 4;                    // steps read ahead

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "core/config/attention_kinds.h"
 #include "core/config/option.h"
 #include "core/config/resolve.h"
 
@@ -174,6 +175,10 @@ std::vector<std::string> compare_architecture(const ModelConfig& a, const ModelC
     }
     if (name == "max_position_embeddings") {
       return both(&ModelConfig::pos_emb, PositionEmbedding::learned);
+    }
+    if (name == "attention_config" || name.starts_with("sparse_")) {
+      // Different spellings of the same layers, and options of kinds that neither has, are equal.
+      if (!has_sparse_attention(left.model) && !has_sparse_attention(right.model)) return false;
     }
     if (name == "layernorm_epsilon") {
       return left.model.norm == right.model.norm && left.model.norm != NormKind::rmsnorm;

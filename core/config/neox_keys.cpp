@@ -59,7 +59,6 @@ constexpr std::string_view kAny = "*";
 
 constexpr AbsentKey kAbsent[] = {
     // model
-    {"sliding_window_width", "null", "sliding-window attention is not supported"},
     {"layernorm_fusion", kAny, kFusion},
     {"rmsnorm_fusion", kAny, kFusion},
     {"rope_fusion", kAny, kFusion},

@@ -1,6 +1,7 @@
 // The options of [model].
 #include <array>
 
+#include "core/config/attention_kinds.h"
 #include "core/config/field.h"
 
 namespace neox {
@@ -147,6 +148,81 @@ std::vector<Option> shape_options() {
        .doc = "The embedding has vocab_size rounded up to this; the same for every layout",
        .unit = "tokens",
        .range = count(1, 1e6)},
+  };
+}
+
+std::string validate_attention(const Config& c) {
+  return check_attention_kinds(c.model.attention_config);
+}
+
+std::vector<Option> attention_options() {
+  return {
+      {.name = "attention_config",
+       .field = at<&ModelConfig::attention_config>(),
+       .doc = "Kinds of attention of the layers, over and over (docs/attention.md)",
+       .architecture = true,
+       .validate = validate_attention},
+      {.name = "sliding_window_width",
+       .field = at<&ModelConfig::sliding_window_width>(),
+       .doc =
+           "Keys before its own that a query sees in layers of kind window; without any, in global",
+       .unit = "tokens",
+       .default_means = "no window",
+       .range = count(0),
+       .architecture = true},
+      {.name = "sparse_block",
+       .field = at<&ModelConfig::sparse_block>(),
+       .doc = "Positions of a block of block-sparse attention; a multiple of 16",
+       .unit = "tokens",
+       .range = count(16),
+       .architecture = true},
+      {.name = "sparse_num_local_blocks",
+       .field = at<&ModelConfig::sparse_num_local_blocks>(),
+       .doc = "sparse_fixed: blocks of a local window; local: half as many before the query's own",
+       .range = count(1),
+       .architecture = true},
+      {.name = "sparse_num_global_blocks",
+       .field = at<&ModelConfig::sparse_num_global_blocks>(),
+       .doc =
+           "sparse_fixed: blocks of a window that all later ones see; bigbird: the first so many",
+       .range = count(0),
+       .architecture = true},
+      {.name = "sparse_num_different_global_patterns",
+       .field = at<&ModelConfig::sparse_num_different_global_patterns>(),
+       .doc = "sparse_fixed: heads take turns with so many choices of a window's global blocks",
+       .range = count(1),
+       .architecture = true},
+      {.name = "sparse_num_random_blocks",
+       .field = at<&ModelConfig::sparse_num_random_blocks>(),
+       .doc = "sparse_variable, bigbird: random earlier blocks that each block sees",
+       .default_means = "1 for bigbird, else none",
+       .range = count(-1),
+       .architecture = true},
+      {.name = "sparse_num_sliding_window_blocks",
+       .field = at<&ModelConfig::sparse_num_sliding_window_blocks>(),
+       .doc = "bigbird, bslongformer: half as many blocks before the query's own",
+       .range = count(1),
+       .architecture = true},
+      {.name = "sparse_local_window_blocks",
+       .field = at<&ModelConfig::sparse_local_window_blocks>(),
+       .doc = "sparse_variable: blocks of the first, second, ... window; the last for all others",
+       .range = count(1),
+       .architecture = true},
+      {.name = "sparse_global_block_indices",
+       .field = at<&ModelConfig::sparse_global_block_indices>(),
+       .doc = "sparse_variable, bslongformer: blocks that all later ones see",
+       .range = count(0),
+       .architecture = true},
+      {.name = "sparse_global_block_end_indices",
+       .field = at<&ModelConfig::sparse_global_block_end_indices>(),
+       .doc = "With it, blocks from each of sparse_global_block_indices up to, without, this",
+       .default_means = "one block each",
+       .range = count(1),
+       .architecture = true},
+      {.name = "sparse_different_layout_per_head",
+       .field = at<&ModelConfig::sparse_different_layout_per_head>(),
+       .doc = "Each head has its own random blocks, and its own of the different global patterns",
+       .architecture = true},
   };
 }
 
@@ -310,7 +386,7 @@ std::vector<Option> start_options() {
 
 std::vector<Option> model_options() {
   std::vector<Option> all = shape_options();
-  for (auto* more : {&block_options, &start_options}) {
+  for (auto* more : {&block_options, &attention_options, &start_options}) {
     const std::vector<Option> group = more();
     all.insert(all.end(), group.begin(), group.end());
   }

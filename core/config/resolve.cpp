@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "core/config/attention_kinds.h"
 #include "core/config/option.h"
 #include "core/config/problems.h"
 
@@ -97,6 +98,7 @@ void check_model(const ModelConfig& m, Checker& c) {
   c.check(m.opt_pos_emb_offset == 0 || m.pos_emb == PositionEmbedding::learned,
           "model.opt_pos_emb_offset", "needs model.pos_emb = learned");
   check_rope(m, c);
+  for (const std::string& problem : attention_problems(m)) c.problem(problem);
 }
 
 constexpr const char* kPipe = "parallel.pipe_parallel_size";

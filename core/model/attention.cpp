@@ -1,6 +1,8 @@
 #include <cmath>
 #include <vector>
 
+#include "core/config/attention_kinds.h"
+#include "core/model/block_patterns.h"
 #include "core/model/layers.h"
 #include "core/model/rotary_frequencies.h"
 
@@ -74,6 +76,8 @@ Attention::Attention(ParameterStore& store, const std::string& name, const Model
       alibi_(model.pos_emb == PositionEmbedding::alibi),
       fused_per_head_(fused_per_head(model)),
       layer_(layer),
+      kind_(attention_kinds(model)[static_cast<std::size_t>(layer)]),
+      window_(model.sliding_window_width),
       dropout_(model.attention_dropout),
       qkv_(store, projection_parts(name, model, partition_), model.hidden_size,
            model.has_qkv_bias(), model.init_method, partition),
@@ -98,6 +102,9 @@ AttentionProblem Attention::problem(const Context& ctx, std::int64_t key_length)
   if (alibi_) p.alibi = {partition_.query.begin, global_heads_};
   p.head_dim = head_dim_;
   p.scale = 1.0f / std::sqrt(static_cast<float>(head_dim_));
+  p.mask.documents = ctx.batch.documents;
+  if (kind_ == AttentionKind::window) p.mask.window = window_;
+  if (is_sparse(kind_)) p.mask.pattern = ctx.patterns->of(kind_);
   if (ctx.training && dropout_ > 0.0) {
     p.dropout = {static_cast<float>(dropout_),
                  ctx.dropout_key(RngPurpose::attention_dropout, layer_),

@@ -19,7 +19,10 @@ struct MicroBatchView {
   std::int64_t first_sample = 0;  ///< index of sequence 0 in the global batch: keys dropout
   ConstTensor ids{};              ///< i32 [batch*seq]
   ConstTensor positions{};        ///< i32 [batch*seq]
-  ConstTensor labels{};           ///< i32 [batch*seq]; empty without a loss
+  /// i32 [batch*seq]: where in its sequence each token's document begins; empty: attention sees
+  /// across documents.
+  ConstTensor documents{};
+  ConstTensor labels{};   ///< i32 [batch*seq]; empty without a loss
   ConstTensor weights{};  ///< f32 [batch*seq]: weight of each token's loss; empty without a loss
   std::int64_t rows() const { return batch * seq; }
 };
@@ -32,6 +35,7 @@ enum class Recompute : std::uint8_t {
 };
 
 struct NormTables;
+class BlockPatterns;
 
 struct Context {
   const Backend& ops;
@@ -50,6 +54,7 @@ struct Context {
   /// In device memory, for work that is recorded: instead of step and batch.first_sample.
   const DropoutPosition* dropout_position = nullptr;
   const NormTables* norms = nullptr;
+  const BlockPatterns* patterns = nullptr;
 
   DType dtype() const { return parameters.compute_dtype(); }
   /// Weight gradients are a call of their own: what they need stays in `gradients`.

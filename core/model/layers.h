@@ -178,6 +178,8 @@ class Attention {
   bool rotary_, alibi_;
   bool fused_per_head_;
   int layer_;
+  AttentionKind kind_;
+  std::int64_t window_;
   double dropout_;
   Linear qkv_, dense_;
   std::optional<Norm> q_norm_, k_norm_;  ///< per head, the same for all heads

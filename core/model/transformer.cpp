@@ -126,6 +126,8 @@ void Transformer::commit(const Backend& ops, Stream& stream, DType compute, Stor
     rotary_ = RotaryTables(model_, ops.device(), stream, dry_run);
   }
   norm_tables_ = NormTables(model_, ops, stream, compute, dry_run);
+  patterns_ = BlockPatterns(model_, partition_heads(model_, partition_).query, ops.device(), stream,
+                            dry_run);
   if (model_.pos_emb == PositionEmbedding::sinusoidal && word_embedding_ >= 0) {
     make_sinusoids(ops, stream, compute, dry_run);
   }
@@ -173,7 +175,8 @@ Context Transformer::context(const Execution& run, const MicroBatchView& batch, 
           run.dropout_seed,
           run.step,
           training ? run.dropout_position : nullptr,
-          &norm_tables_};
+          &norm_tables_,
+          &patterns_};
 }
 
 Recompute Transformer::recompute_of(const Execution& run, const ChunkLayers& layers,

@@ -9,6 +9,7 @@
 #include "core/model/block.h"
 #include "core/model/block_graphs.h"
 #include "core/model/block_observer.h"
+#include "core/model/block_patterns.h"
 
 namespace neox {
 
@@ -71,7 +72,7 @@ class Transformer {
   const ParameterStore& parameters() const { return store_; }
   /// Bytes of what is neither parameter nor activation: tables of positions and norms.
   std::size_t table_bytes() const {
-    return rotary_.bytes() + norm_tables_.bytes() +
+    return rotary_.bytes() + norm_tables_.bytes() + patterns_.bytes() +
            (sinusoids_.tensor ? sinusoids_.tensor.bytes() : 0);
   }
   int chunk_count() const { return static_cast<int>(partition_.chunks.size()); }
@@ -179,6 +180,7 @@ class Transformer {
   int embedding_norm_block_ = -1;
   RotaryTables rotary_;
   NormTables norm_tables_;
+  BlockPatterns patterns_;
   OwnedTensor sinusoids_;  ///< of the first stage: T [max_position_embeddings, h]
 };
 

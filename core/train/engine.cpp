@@ -59,6 +59,8 @@ RunnerOptions runner_options(const Config& config, const ParallelLayout& layout)
   options.loss_chunk = config.train.cross_entropy_chunk;
   options.dropout_seed = static_cast<std::uint64_t>(config.train.seed_dropout);
   options.graphs = graph_mode(config, layout);
+  options.mask_documents = config.data.mask_documents;
+  options.reset_positions = config.data.reset_positions;
   return options;
 }
 

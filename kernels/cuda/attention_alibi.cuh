@@ -16,6 +16,7 @@ struct AlibiScores : CausalScores {
     scores.slope = alibi_slope(alibi, head);
     return scores;
   }
+  NEOX_HOST_DEVICE bool biased() const { return true; }
   NEOX_HOST_DEVICE float bias(int query, int key) const {
     return slope * static_cast<float>(key - query - offset());
   }
