@@ -4,6 +4,7 @@
 #include "core/base/rng.h"
 #include "core/tensor/tensor.h"
 #include "kernels/alibi.h"
+#include "kernels/dropout.h"
 
 namespace neox {
 
@@ -50,6 +51,7 @@ struct AttentionDropout {
   std::int64_t first_sample = 0;
   std::int64_t first_head = 0;
   std::int64_t global_heads = 1;
+  const DropoutPosition* position = nullptr;  ///< as of Dropout
 };
 
 struct AttentionProblem {

@@ -33,17 +33,6 @@ CheckpointTensor checkpoint_tensor(const ParameterStore& store, const std::strin
   return tensor;
 }
 
-Attributes model_attributes(const ModelConfig& model, const std::string& parameter) {
-  Attributes attributes{{"name", parameter}};
-  if (parameter.find("query_key_value") != std::string::npos) {
-    attributes["row_layout"] = std::string("[head][q,k,v][head_dim]");
-  }
-  if (parameter.starts_with("embed_in") || parameter.starts_with("embed_out")) {
-    attributes["vocab_size"] = model.vocab_size;
-  }
-  return attributes;
-}
-
 // What this rank writes: the elements that it owns of parameters that it counts. Over all ranks
 // that is every element of the model exactly once.
 std::vector<CheckpointTensor> run_tensors(const Transformer& model, bool with_optimizer) {
@@ -75,39 +64,6 @@ void add_guards(const GuardState& guards, CheckpointInfo& info) {
                           {"rewinds", guards.rewinds},
                           {"rewound_samples", text_of(guards.rewound_samples)}};
   if (!guards.losses.empty()) info.texts[kWindow] = window_text(guards);
-}
-
-CheckpointInfo run_info(const Transformer& model, const Optimizer& optimizer, const Config& config,
-                        const std::string& config_text, const Progress& progress) {
-  CheckpointInfo info;
-  info.step = progress.step;
-  info.consumed_samples = progress.consumed_samples;
-  info.consumed_tokens = progress.consumed_tokens;
-  info.groups["/optimizer"] = {{"type", config.optimizer.type},
-                               {"beta1", config.optimizer.betas[0]},
-                               {"beta2", config.optimizer.betas[1]},
-                               {"eps", config.optimizer.eps},
-                               {"weight_decay", config.optimizer.weight_decay},
-                               {"adam_step", optimizer.steps_taken()}};
-  info.groups["/schedule"] = {{"kind", config.schedule.lr_decay_style},
-                              {"lr", config.optimizer.lr},
-                              {"min_lr", config.schedule.min_lr},
-                              {"warmup", config.schedule.warmup},
-                              {"decay_iters", config.schedule.lr_decay_iters}};
-  info.groups["/data"] = {{"seed", config.train.seed_data},
-                          {"consumed_samples", progress.consumed_samples},
-                          {"consumed_tokens", progress.consumed_tokens},
-                          {"next_sample", progress.next_sample}};
-  add_guards(progress.guards, info);
-  // Counter-based: the seeds and the step are the whole state of every generator.
-  info.groups["/rng"] = {{"kind", std::string("philox4x32-10")},
-                         {"seed_init", config.train.seed_init},
-                         {"seed_dropout", config.train.seed_dropout}};
-  info.texts[kConfigText] = config_text;
-  if (!model.config().no_weight_tying) {
-    info.links["/model/embed_out/weight"] = "/model/embed_in/weight";
-  }
-  return info;
 }
 
 // Reads elements of tensors stored in any float dtype.
@@ -211,10 +167,55 @@ std::string checkpoint_path(const std::string& section, const std::string& param
   return path;
 }
 
+Attributes model_attributes(const ModelConfig& model, const std::string& parameter) {
+  Attributes attributes{{"name", parameter}};
+  if (parameter.find("query_key_value") != std::string::npos) {
+    attributes["row_layout"] = std::string("[head][q,k,v][head_dim]");
+  }
+  if (parameter.starts_with("embed_in") || parameter.starts_with("embed_out")) {
+    attributes["vocab_size"] = model.vocab_size;
+  }
+  return attributes;
+}
+
+CheckpointInfo checkpoint_info(const Config& config, const ModelConfig& model,
+                               const std::string& config_text, const Progress& progress,
+                               std::int64_t optimizer_steps) {
+  CheckpointInfo info;
+  info.step = progress.step;
+  info.consumed_samples = progress.consumed_samples;
+  info.consumed_tokens = progress.consumed_tokens;
+  info.groups["/optimizer"] = {{"type", config.optimizer.type},
+                               {"beta1", config.optimizer.betas[0]},
+                               {"beta2", config.optimizer.betas[1]},
+                               {"eps", config.optimizer.eps},
+                               {"weight_decay", config.optimizer.weight_decay},
+                               {"adam_step", optimizer_steps}};
+  info.groups["/schedule"] = {{"kind", config.schedule.lr_decay_style},
+                              {"lr", config.optimizer.lr},
+                              {"min_lr", config.schedule.min_lr},
+                              {"warmup", config.schedule.warmup},
+                              {"decay_iters", config.schedule.lr_decay_iters}};
+  info.groups["/data"] = {{"seed", config.train.seed_data},
+                          {"consumed_samples", progress.consumed_samples},
+                          {"consumed_tokens", progress.consumed_tokens},
+                          {"next_sample", progress.next_sample}};
+  add_guards(progress.guards, info);
+  // Counter-based: the seeds and the step are the whole state of every generator.
+  info.groups["/rng"] = {{"kind", std::string("philox4x32-10")},
+                         {"seed_init", config.train.seed_init},
+                         {"seed_dropout", config.train.seed_dropout}};
+  info.texts[kConfigText] = config_text;
+  if (!model.no_weight_tying) {
+    info.links["/model/embed_out/weight"] = "/model/embed_in/weight";
+  }
+  return info;
+}
+
 RunImage run_image(const Transformer& model, const Optimizer& optimizer, const Config& config,
                    const std::string& config_text, const Progress& progress) {
   return {run_tensors(model, !config.checkpoint.no_save_optim),
-          run_info(model, optimizer, config, config_text, progress)};
+          checkpoint_info(config, model.config(), config_text, progress, optimizer.steps_taken())};
 }
 
 std::size_t checkpoint_copy_bytes(const Transformer& model, const CheckpointConfig& config) {

@@ -8,6 +8,7 @@
 #include "core/base/rng.h"
 #include "kernels/alibi.h"
 #include "kernels/cuda/kernel_launch.h"
+#include "kernels/dropout.h"
 
 namespace neox::cuda {
 
@@ -47,6 +48,7 @@ struct ProbabilityDropout {
   float p;
   RngKey key;
   std::int64_t first_sample, first_head, global_heads;
+  const DropoutPosition* position = nullptr;
 };
 
 /// The widest head of the kernels below.

@@ -10,7 +10,7 @@ void CudaOptimizer::adamw(Stream& stream, const AdamW& hyper, ConstTensor grad,
   if (!fits) {
     fail("internal error: weights in {} need no copy; leave it empty", name_of(weights.dtype));
   }
-  run(stream, "adamw", [&](const cuda::Launch& launch) {
+  run(stream, "adamw", [=, this](const cuda::Launch& launch) {
     const cuda::AdamWStep step{adamw_factors(hyper),
                                static_cast<const float*>(input(grad_scale, DType::f32))};
     cuda::adamw(
@@ -23,8 +23,8 @@ void CudaOptimizer::adamw(Stream& stream, const AdamW& hyper, ConstTensor grad,
 }
 
 void CudaOptimizer::square_sum(Stream& stream, ConstTensor x, Tensor out, bool accumulate) const {
-  run(stream, "square_sum", [&](const cuda::Launch& launch) {
-    void* scratch = workspace_.take(stream, cuda::kMostPartialSums * sizeof(double));
+  void* scratch = workspace_.take(stream, cuda::kMostPartialSums * sizeof(double));
+  run(stream, "square_sum", [=, this](const cuda::Launch& launch) {
     cuda::square_sum(launch, static_cast<const float*>(input(x, DType::f32)), x.numel(),
                      static_cast<double*>(scratch), static_cast<double*>(output(out, DType::f64)),
                      accumulate);
@@ -33,7 +33,7 @@ void CudaOptimizer::square_sum(Stream& stream, ConstTensor x, Tensor out, bool a
 
 void CudaOptimizer::clip_scale(Stream& stream, ConstTensor square_sum, float max_norm,
                                Tensor scale) const {
-  run(stream, "clip_scale", [&](const cuda::Launch& launch) {
+  run(stream, "clip_scale", [=, this](const cuda::Launch& launch) {
     cuda::clip_scale(launch, static_cast<const double*>(input(square_sum, DType::f64)), max_norm,
                      static_cast<float*>(output(scale, DType::f32)));
   });
