@@ -259,10 +259,24 @@ void Translation::attention() {
 }
 
 void Translation::norms() {
-  const auto key = take("use_bias_in_norms");
-  if (!key) return;
-  comment("use_bias_in_norms", key->value,
-          "GPT-NeoX never reads it: its layernorms have biases, and so have these");
+  if (const auto key = take("norm")) {
+    const std::string word = lower_case(text_of(key->value));
+    const bool engine = word.starts_with("te_");  // the same formula and epsilon
+    set_text(*key, "model.norm", engine ? word.substr(3) : word);
+    if (engine) comment("norm", key->value, "Transformer Engine is not used");
+  }
+  if (const auto key = take("use_qk_layernorm")) {
+    set(*key, "model.use_qk_layernorm", key->value);
+    if (is_true(key->value)) {
+      comment("use_qk_layernorm", key->value,
+              "each head is normalised by itself here; GPT-NeoX normalises all heads of a rank "
+              "together, so that its result depends on model_parallel_size");
+    }
+  }
+  if (const auto key = take("use_bias_in_norms")) {
+    comment("use_bias_in_norms", key->value,
+            "GPT-NeoX never reads it: its layernorms have biases, and so have these");
+  }
 }
 
 void Translation::load() {

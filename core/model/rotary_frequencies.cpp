@@ -9,20 +9,13 @@
 namespace neox {
 namespace {
 
-double original_length(const ModelConfig& model) {
-  if (model.rope_original_max_position > 0) {
-    return static_cast<double>(model.rope_original_max_position);
-  }
-  return static_cast<double>(model.max_position_embeddings) / model.rope_scaling_factor;
-}
-
 void scale_llama3(const ModelConfig& model, std::vector<double>& angles) {
   const double low = model.rope_low_freq_factor, high = model.rope_high_freq_factor;
   require(high > low,
           "model.rope_high_freq_factor = {} must be greater than model.rope_low_freq_factor = {}",
           high, low);
   for (double& angle : angles) {
-    const double turns = original_length(model) * angle / (2 * std::numbers::pi);
+    const double turns = rope_original_length(model) * angle / (2 * std::numbers::pi);
     const double kept = std::clamp((turns - low) / (high - low), 0.0, 1.0);
     angle *= (1 - kept) / model.rope_scaling_factor + kept;
   }
@@ -35,7 +28,7 @@ void scale_yarn(const ModelConfig& model, std::vector<double>& angles) {
   const auto dim = static_cast<double>(model.rotary_dim());
   // The (fractional) channel that turns so many times over the original length.
   const auto channel = [&](double turns) {
-    return dim * std::log(original_length(model) / (turns * 2 * std::numbers::pi)) /
+    return dim * std::log(rope_original_length(model) / (turns * 2 * std::numbers::pi)) /
            (2 * std::log(model.rotary_emb_base));
   };
   const double first = std::max(std::floor(channel(model.rope_beta_fast)), 0.0);
@@ -49,13 +42,23 @@ void scale_yarn(const ModelConfig& model, std::vector<double>& angles) {
 
 }  // namespace
 
+double rope_original_length(const ModelConfig& model) {
+  if (model.rope_original_max_position > 0) {
+    return static_cast<double>(model.rope_original_max_position);
+  }
+  return static_cast<double>(model.max_position_embeddings) / model.rope_scaling_factor;
+}
+
+double rope_base(const ModelConfig& model) {
+  if (model.rope_scaling != RopeScaling::ntk) return model.rotary_emb_base;
+  const auto dim = static_cast<double>(model.rotary_dim());
+  require(dim > 2, "rope_scaling = ntk needs more than 2 rotated channels; there are {}", dim);
+  return model.rotary_emb_base * std::pow(model.rope_scaling_factor, dim / (dim - 2));
+}
+
 RotaryFrequencies rotary_frequencies(const ModelConfig& model) {
   const auto dim = static_cast<double>(model.rotary_dim());
-  double base = model.rotary_emb_base;
-  if (model.rope_scaling == RopeScaling::ntk) {
-    require(dim > 2, "rope_scaling = ntk needs more than 2 rotated channels; there are {}", dim);
-    base *= std::pow(model.rope_scaling_factor, dim / (dim - 2));
-  }
+  const double base = rope_base(model);
   RotaryFrequencies result;
   for (double i = 0; i < dim / 2; ++i) result.angle.push_back(std::pow(base, -2.0 * i / dim));
   switch (model.rope_scaling) {

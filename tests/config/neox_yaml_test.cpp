@@ -162,9 +162,10 @@ TEST_F(Yaml, UnknownKeysAreErrors) {
 }
 
 TEST_F(Yaml, MissingFeaturesAreRefusedByName) {
-  refused("pos_emb: alibi\n", "pos_emb = alibi");
-  refused("norm: scalenorm\n", "norm = scalenorm");
-  refused("activation: mish\n", "activation = mish");
+  refused("pos_emb: rpe\n", "pos_emb = rpe");
+  refused("norm: batchnorm\n", "norm = batchnorm");
+  refused("activation: selu\n", "activation = selu");
+  refused("pos_emb: rotary\nopt_pos_emb_offset: 2\n", "needs model.pos_emb = learned");
   refused("moe_num_experts: 8\n", "moe_num_experts = 8: mixtures of experts are not supported");
   refused("attention_config: [[[\"local\"], 2]]\n", "attention of kind 'local' is not supported");
   refused("use_mup: true\n", "use_mup = true: muP is not supported");
@@ -177,6 +178,33 @@ TEST_F(Yaml, MissingFeaturesAreRefusedByName) {
   refused("data_impl: lazy\n", "only mmap token files are read");
   refused("curriculum_learning: {enabled: true}\n", "curriculum learning is not supported");
   EXPECT_NO_THROW(ini("curriculum_learning: {enabled: false}\nuse_mup: false\ns3_path: null\n"));
+}
+
+TEST_F(Yaml, PositionsNormsAndActivations) {
+  EXPECT_EQ(config("pos_emb: alibi\n").model.pos_emb, PositionEmbedding::alibi);
+  EXPECT_EQ(config("pos_emb: sinusoidal\n").model.pos_emb, PositionEmbedding::sinusoidal);
+  EXPECT_EQ(config("pos_emb: none\n").model.pos_emb, PositionEmbedding::none);
+  EXPECT_EQ(config("opt_pos_emb_offset: 2\n").model.opt_pos_emb_offset, 2);
+  const Config scaled = config("norm: scalenorm\nscalenorm_epsilon: 1e-6\n");
+  EXPECT_EQ(scaled.model.norm, NormKind::scalenorm);
+  EXPECT_EQ(scaled.model.scalenorm_epsilon, 1e-6);
+  EXPECT_EQ(config("norm: non_parametric_layernorm\n").model.norm,
+            NormKind::non_parametric_layernorm);
+  EXPECT_EQ(config("norm: te_rmsnorm\n").model.norm, NormKind::rmsnorm);
+  EXPECT_THAT(ini("norm: te_layernorm\n"),
+              HasSubstr("# norm = te_layernorm: Transformer Engine is not used"));
+  EXPECT_EQ(config("activation: mish\n").model.activation, Activation::mish);
+  EXPECT_EQ(config("activation: softsign\n").model.activation, Activation::softsign);
+  EXPECT_EQ(config("activation: swish\n").model.activation, Activation::silu);
+}
+
+// It is another function there.
+TEST_F(Yaml, QkNormIsOfEachHead) {
+  EXPECT_TRUE(config("use_qk_layernorm: true\n").model.use_qk_layernorm);
+  EXPECT_THAT(ini("use_qk_layernorm: true\n"),
+              HasSubstr("# use_qk_layernorm = true: each head is normalised by itself here"));
+  EXPECT_FALSE(config("use_qk_layernorm: false\n").model.use_qk_layernorm);
+  EXPECT_THAT(ini("use_qk_layernorm: false\n"), Not(HasSubstr("by itself")));
 }
 
 TEST_F(Yaml, EveryProblemIsListed) {
