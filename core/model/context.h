@@ -22,7 +22,7 @@ struct MicroBatchView {
   /// i32 [batch*seq]: where in its sequence each token's document begins; empty: attention sees
   /// across documents.
   ConstTensor documents{};
-  ConstTensor labels{};   ///< i32 [batch*seq]; empty without a loss
+  ConstTensor labels{};           ///< i32 [batch*seq]; empty without a loss
   ConstTensor weights{};  ///< f32 [batch*seq]: weight of each token's loss; empty without a loss
   std::int64_t rows() const { return batch * seq; }
 };

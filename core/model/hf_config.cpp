@@ -85,7 +85,12 @@ Activation activation_from_hf(const HfConfig& config, const std::string& name) {
 HfConfig rope_of(const HfConfig& config) {
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     if (!config.has(key) || config.at(key).empty()) continue;
-    return {config.at(key), fmt::format("{}: {}", config.where(), key)};
+    HfConfig rope(config.at(key), fmt::format("{}: {}", config.where(), key));
+    for (const auto& [name, value] : config.at(key).items()) {
+      require(!value.is_object(), "{}: positions that differ by layer ('{}') are not supported",
+              rope.where(), name);
+    }
+    return rope;
   }
   return {json::object(), config.where()};
 }

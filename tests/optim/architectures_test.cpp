@@ -292,26 +292,29 @@ INSTANTIATE_TEST_SUITE_P(All, Architecture, ::testing::ValuesIn(kAll),
 
 // ScaleNorm and sinusoidal positions have no fixture: their formulas, said again.
 TEST(ScaleNorm, HasItsLength) {
-  ModelConfig m = scaled();
-  m.embedding_norm = false;
-  m.num_layers = 1;
-  resolve_model(m);
-  TestModel test(m, 1, 1);
-  ParameterStore& store = test.model.parameters();
-  for (ParameterId id = 0; id < store.size(); ++id) {
-    const auto weights = store.main_shard(id).local.span<float>();
-    const std::string& name = store.spec(id).name;
-    const bool head = name == "embed_out.weight", norm = name == "final_layer_norm.weight";
-    for (std::size_t i = 0; i < weights.size(); ++i) {
-      weights[i] = norm ? 1.5f : head && i / 24 == i % 24 ? 1.0f : 0.0f;
+  for (const double epsilon : {1e-8, 2.0}) {
+    ModelConfig m = scaled();
+    m.embedding_norm = false;
+    m.num_layers = 1;
+    m.scalenorm_epsilon = epsilon;
+    resolve_model(m);
+    TestModel test(m, 1, 1);
+    ParameterStore& store = test.model.parameters();
+    for (ParameterId id = 0; id < store.size(); ++id) {
+      const auto weights = store.main_shard(id).local.span<float>();
+      const std::string& name = store.spec(id).name;
+      const bool head = name == "embed_out.weight", norm = name == "final_layer_norm.weight";
+      for (std::size_t i = 0; i < weights.size(); ++i) {
+        weights[i] = norm ? 1.5f : head && i / 24 == i % 24 ? 1.0f : 0.0f;
+      }
     }
-  }
-  store.refresh_weights(*test.ops, *test.stream);
-  test.set_batch({3}, {4}, {1.0f});
-  // The residual is the sinusoids of position 0: twelve times 0 and twelve times 1.
-  const auto logits = test.logits();
-  for (std::size_t i = 0; i < 24; ++i) {
-    EXPECT_NEAR(logits[i], i < 12 ? 0.0 : 1.5 / std::sqrt(12.0), 1e-6) << i;
+    store.refresh_weights(*test.ops, *test.stream);
+    test.set_batch({3}, {4}, {1.0f});
+    // The residual is the sinusoids of position 0: twelve times 0 and twelve times 1.
+    const auto logits = test.logits();
+    for (std::size_t i = 0; i < 24; ++i) {
+      EXPECT_NEAR(logits[i], i < 12 ? 0.0 : 1.5 / std::sqrt(12.0 + epsilon * epsilon), 1e-6) << i;
+    }
   }
 }
 

@@ -430,6 +430,7 @@ TEST(HfRefuses, OtherPositions) {
            {"low_freq_factor", 4.0},
            {"high_freq_factor", 1.0}},
           "rope_high_freq_factor");
+  refused({{"full_attention", {{"rope_type", "default"}}}}, "positions that differ by layer");
   refused("yarn", "rope_scaling is \"yarn\", expected an object");
 }
 
