@@ -4,7 +4,7 @@ namespace neox::detail {
 
 const std::string_view kTranslatedKeys =
     "precision fp16 bf16 optimizer zero_optimization activation bias_gelu_fusion mlp_type "
-    "intermediate_size expansion_factor mlp_multiple_of attention_config load norm "
+    "intermediate_size expansion_factor mlp_multiple_of attention_config sparsity_config load norm "
     "use_bias_in_norms "
     "use_qk_layernorm";
 
@@ -14,7 +14,8 @@ constexpr SameKeys kSame[] = {
     {"model",
      "num_layers hidden_size num_attention_heads num_kv_heads seq_length max_position_embeddings "
      "make_vocab_size_divisible_by layernorm_epsilon rms_norm_epsilon scalenorm_epsilon pos_emb "
-     "rotary_pct rotary_emb_base opt_pos_emb_offset no_weight_tying gpt_j_residual gpt_j_tied "
+     "rotary_pct rotary_emb_base sliding_window_width opt_pos_emb_offset no_weight_tying "
+     "gpt_j_residual gpt_j_tied "
      "use_bias_in_attn_linear use_bias_in_mlp init_method output_layer_init_method "
      "init_method_std hidden_dropout attention_dropout"},
     {"parallel", "pipe_parallel_size model_parallel_size sequence_parallel checkpoint_activations"},
@@ -70,8 +71,7 @@ constexpr AbsentKey kAbsent[] = {
     {"rotary_save_freqs_buffer", kAny, "rotary tables are computed, not stored"},
     {"rpe_num_buckets", kAny, "only read with pos_emb = rpe"},
     {"rpe_max_distance", kAny, "only read with pos_emb = rpe"},
-    {"sparsity_config", "null|{}", "block-sparse attention is not supported"},
-    {"sparsity", "none|null", "block-sparse attention is not supported"},
+    {"sparsity", "none|null", "write the layers' kinds as attention_config"},
     {"attention_softmax_in_fp32", kAny, "softmax is computed in float32 in any case"},
     {"apply_query_key_layer_scaling", kAny,
      "it guards fp16 from overflow and does not change what is computed; softmax is in float32"},

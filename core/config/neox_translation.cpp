@@ -236,28 +236,6 @@ void Translation::mlp() {
   width(config_.model.gated);
 }
 
-void Translation::attention() {
-  const auto key = take("attention_config");
-  if (!key) return;
-  if (!key->value.IsSequence()) return problem(*key, "expected a list, as [[[\"flash\"], 6]]");
-  std::set<std::string> kinds;
-  for (const YAML::Node& entry : key->value) {
-    const YAML::Node names = entry.IsSequence() && entry.size() > 0 ? entry[0] : entry;
-    if (names.IsSequence()) {
-      for (const YAML::Node& name : names) kinds.insert(text_of(name));
-    } else {
-      kinds.insert(text_of(names));
-    }
-  }
-  for (const std::string& kind : kinds) {
-    if (kind != "global" && kind != "flash") {
-      problem(*key,
-              fmt::format("attention of kind '{}' is not supported; global and flash are", kind));
-    }
-  }
-  comment("attention_config", key->value, "every layer has global causal attention");
-}
-
 void Translation::norms() {
   if (const auto key = take("norm")) {
     const std::string word = lower_case(text_of(key->value));

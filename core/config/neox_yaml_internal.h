@@ -81,6 +81,8 @@ class Translation {
   void mlp();
   void width(bool gated);
   void attention();
+  std::optional<std::vector<std::string>> attention_of_layers(const Key& key);
+  void block_patterns(const Key& key, bool local, bool fixed);
   void norms();
   void load();
   void plain(const Key& key);

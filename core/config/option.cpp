@@ -31,7 +31,6 @@ constexpr Section kSections[] = {
 // Options of GPT-NeoX that its users' files hold and that have no counterpart of the same shape.
 const std::map<std::string_view, std::string_view>& absent_options() {
   static const std::map<std::string_view, std::string_view> table = {
-      {"attention_config", "every layer uses exact causal attention"},
       {"bias_dropout_fusion", "fusions are chosen by the engine; leave it out"},
       {"bias_gelu_fusion", "its gelu is the tanh form: write model.activation = gelu_tanh"},
       {"bf16", "write precision.precision = bfloat16"},

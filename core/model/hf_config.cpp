@@ -282,37 +282,55 @@ void llama(const HfConfig& config, HfModel& result) {
   result.model.use_bias_in_mlp = config.get<bool>("mlp_bias", false);
 }
 
-// Within the window every earlier token is seen, so shorter sequences lose nothing without it.
-void limit_to_window(const HfConfig& config, HfModel& result) {
+// Of the layers that layer_types says, or else of those from `first` on. Theirs counts the query.
+void read_window(const HfConfig& config, std::int64_t first, ModelConfig& m) {
   if (!config.has("sliding_window")) return;
   const auto window = config.get<std::int64_t>("sliding_window");
-  std::int64_t& longest = result.model.max_position_embeddings;
-  if (window <= 0 || window >= longest) return;
-  result.notes.push_back(
-      fmt::format("sliding_window = {} is not supported: max_position_embeddings becomes {} "
-                  "instead of {}. Up to that length the model is the same",
-                  window, window, longest));
-  longest = window;
+  require(window > 1, "{}: sliding_window = {}; expected at least 2", config.where(), window);
+  std::vector<std::string> kinds;
+  for (std::int64_t layer = 0; layer < m.num_layers; ++layer) {
+    kinds.emplace_back(layer < first ? "global" : "window");
+  }
+  if (config.has("layer_types")) {
+    kinds.clear();
+    for (const auto& type : config.get<std::vector<std::string>>("layer_types")) {
+      require(type == "full_attention" || type == "sliding_attention",
+              "{}: layers of type {} are not supported", config.where(), type);
+      kinds.emplace_back(type == "full_attention" ? "global" : "window");
+    }
+    require(static_cast<std::int64_t>(kinds.size()) == m.num_layers,
+            "{}: layer_types has {} entries for {} layers", config.where(), kinds.size(),
+            m.num_layers);
+  }
+  const auto windows = std::count(kinds.begin(), kinds.end(), "window");
+  if (windows == 0) return;
+  m.sliding_window_width = window - 1;
+  if (windows < m.num_layers) m.attention_config = std::move(kinds);
 }
 
 void mistral(const HfConfig& config, HfModel& result) {
   llama_like(config, result.model);
-  limit_to_window(config, result);
+  read_window(config, 0, result.model);
+  if (result.model.sliding_window_width > 0) return;
   result.notes.push_back(
-      "without its window this is LLaMA's architecture, and to-hf writes LlamaForCausalLM");
+      "without a window this is LLaMA's architecture, and to-hf writes LlamaForCausalLM");
 }
 
 void qwen2(const HfConfig& config, HfModel& result) {
   llama_like(config, result.model);
   result.model.add_qkv_bias = true;
-  if (config.get<bool>("use_sliding_window", false)) limit_to_window(config, result);
+  if (config.get<bool>("use_sliding_window", false)) {
+    read_window(config, config.get<std::int64_t>("max_window_layers", 28), result.model);
+  }
 }
 
 void qwen3(const HfConfig& config, HfModel& result) {
   llama_like(config, result.model, 128);
   result.model.use_qk_layernorm = true;
   result.model.use_bias_in_attn_linear = config.get<bool>("attention_bias", false);
-  if (config.get<bool>("use_sliding_window", false)) limit_to_window(config, result);
+  if (config.get<bool>("use_sliding_window", false)) {
+    read_window(config, config.get<std::int64_t>("max_window_layers", 28), result.model);
+  }
 }
 
 }  // namespace
@@ -328,7 +346,7 @@ HfModel model_from_hf_config(const std::string& text, const std::string& where) 
        [](const HfConfig& c, HfModel& result) { gpt_neox(c, result.model); }},
       {"gpt2", HfFamily::gpt2, [](const HfConfig& c, HfModel& result) { gpt2(c, result.model); }},
       {"llama", HfFamily::llama, llama},
-      {"mistral", HfFamily::llama, mistral},
+      {"mistral", HfFamily::mistral, mistral},
       {"qwen2", HfFamily::qwen2, qwen2},
       {"qwen3", HfFamily::qwen3, qwen3},
       {"opt", HfFamily::opt, opt},

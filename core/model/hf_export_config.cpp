@@ -1,11 +1,13 @@
 // config.json for a model, and which class can represent it.
 
+#include <algorithm>
 #include <cmath>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
+#include "core/config/attention_kinds.h"
 #include "core/model/hf_mapping.h"
 #include "core/model/rotary_frequencies.h"
 
@@ -36,6 +38,10 @@ void check_common(HfFamily family, const ModelConfig& m, Reasons& r) {
   r.unless(family == HfFamily::bloom || !m.embedding_norm, "it has no embedding_norm");
   r.unless(family == HfFamily::qwen3 || !m.use_qk_layernorm, "it has no use_qk_layernorm");
   r.unless(family == HfFamily::opt || m.opt_pos_emb_offset == 0, "it has no opt_pos_emb_offset");
+  r.unless(!has_sparse_attention(m), "it has no block-sparse attention");
+  const bool windows = family == HfFamily::mistral || family == HfFamily::qwen2 ||
+                       family == HfFamily::qwen3 || !has_attention(m, AttentionKind::window);
+  r.unless(windows, "it has no sliding window");
 }
 
 void check_mlp_and_heads(const ModelConfig& m, Reasons& r) {
@@ -84,6 +90,13 @@ void check_llama_like(const ModelConfig& m, Reasons& r) {
 void check_llama(const ModelConfig& m, Reasons& r) {
   check_llama_like(m, r);
   r.unless(m.use_bias_in_attn_linear || !m.add_qkv_bias, "it has no add_qkv_bias");
+}
+
+void check_mistral(const ModelConfig& m, Reasons& r) {
+  check_llama_like(m, r);
+  r.unless(!m.use_bias_in_attn_linear && !m.add_qkv_bias && !m.use_bias_in_mlp, "it has no biases");
+  r.unless(!has_attention(m, AttentionKind::global) && m.sliding_window_width > 0,
+           "all its layers have the window");
 }
 
 void check_qwen2(const ModelConfig& m, Reasons& r) {
@@ -225,15 +238,33 @@ void write_llama(const ModelConfig& m, ordered_json& c) {
   c["mlp_bias"] = m.use_bias_in_mlp;
 }
 
+void write_mistral(const ModelConfig& m, ordered_json& c) {
+  write_llama_like(m, c);
+  c["sliding_window"] = m.sliding_window_width + 1;  // theirs counts the query
+}
+
+void write_window(const ModelConfig& m, ordered_json& c) {
+  const auto kinds = attention_kinds(m);
+  const auto first = std::find(kinds.begin(), kinds.end(), AttentionKind::window);
+  c["use_sliding_window"] = first != kinds.end();
+  if (first == kinds.end()) return;
+  c["sliding_window"] = m.sliding_window_width + 1;
+  c["max_window_layers"] = first - kinds.begin();
+  for (const AttentionKind kind : kinds) {
+    c["layer_types"].push_back(kind == AttentionKind::window ? "sliding_attention"
+                                                             : "full_attention");
+  }
+}
+
 void write_qwen2(const ModelConfig& m, ordered_json& c) {
   write_llama_like(m, c);
-  c["use_sliding_window"] = false;
+  write_window(m, c);
 }
 
 void write_qwen3(const ModelConfig& m, ordered_json& c) {
   write_llama_like(m, c);
   c["attention_bias"] = m.use_bias_in_attn_linear;
-  c["use_sliding_window"] = false;
+  write_window(m, c);
 }
 
 void write_opt(const ModelConfig& m, ordered_json& c) {
@@ -274,6 +305,7 @@ constexpr Family kFamilies[] = {
     {HfFamily::gpt_neox, "GPTNeoXForCausalLM", "gpt_neox", check_gpt_neox, write_gpt_neox},
     {HfFamily::gpt2, "GPT2LMHeadModel", "gpt2", check_gpt2, write_gpt2},
     {HfFamily::llama, "LlamaForCausalLM", "llama", check_llama, write_llama},
+    {HfFamily::mistral, "MistralForCausalLM", "mistral", check_mistral, write_mistral},
     {HfFamily::qwen2, "Qwen2ForCausalLM", "qwen2", check_qwen2, write_qwen2},
     {HfFamily::qwen3, "Qwen3ForCausalLM", "qwen3", check_qwen3, write_qwen3},
     {HfFamily::opt, "OPTForCausalLM", "opt", check_opt, write_opt},

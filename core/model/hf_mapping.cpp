@@ -113,6 +113,9 @@ FamilyTable table_of(HfFamily family) {
               ".attn.bias .attn.masked_bias"};
     case HfFamily::llama:
       return {"LlamaForCausalLM", kLlamaRules, "model.", "lm_head.weight", ".rotary_emb.inv_freq"};
+    case HfFamily::mistral:
+      return {"MistralForCausalLM", kLlamaRules, "model.", "lm_head.weight",
+              ".rotary_emb.inv_freq"};
     case HfFamily::qwen2:
       return {"Qwen2ForCausalLM", kLlamaRules, "model.", "lm_head.weight", ".rotary_emb.inv_freq"};
     case HfFamily::qwen3:

@@ -120,6 +120,13 @@ TEST_P(WholeRun, TrainsEveryArchitectureAsTheCpuDoes) {
       {"yarn", 1,
        "--model.norm rmsnorm --model.rope_scaling yarn --model.rope_scaling_factor 4 "
        "--model.use_qk_layernorm true --parallel.recompute selective"},
+      {"masked", 2,
+       "--model.attention_config window,bigbird --model.sliding_window_width 5 "
+       "--model.sparse_different_layout_per_head true --data.mask_documents true "
+       "--data.reset_positions true --parallel.pipe_parallel_size 2"},
+      {"patterns", 1,
+       "--model.attention_config sparse_fixed,local --model.sparse_num_local_blocks 2 "
+       "--data.mask_documents true"},
   };
   for (const Layout& model : models) {
     const std::string name = model.name;

@@ -127,6 +127,28 @@ TEST_F(Yaml, WhatDiffersByDefault) {
   EXPECT_THAT(ini(""), HasSubstr("# model.pos_emb = learned: GPT-NeoX's default"));
 }
 
+TEST_F(Yaml, AttentionOfLayers) {
+  using ::testing::ElementsAre;
+  EXPECT_THAT(config("attention_config: [[[global], 1], [[flash], 1]]\n").model.attention_config,
+              ElementsAre("global"));
+  EXPECT_THAT(config("attention_config: [[[global, local], 1]]\n").model.attention_config,
+              ElementsAre("global", "local"));
+  EXPECT_THAT(config("attention_config: [[[bigbird], all]]\n").model.attention_config,
+              ElementsAre("bigbird"));
+  const Config windows = config("sliding_window_width: 7\nattention_config: [[[flash], 2]]\n");
+  EXPECT_EQ(windows.model.sliding_window_width, 7);
+  const Config sparse = config(
+      "attention_config: [[[sparse_variable, local], 1]]\n"
+      "sparsity_config: {block: 32, num_sliding_window_blocks: 6, local_window_blocks: [1, 2],\n"
+      "  global_block_indices: [0, 3], different_layout_per_head: true, num_random_blocks: 2}\n");
+  EXPECT_EQ(sparse.model.sparse_block, 32);
+  EXPECT_EQ(sparse.model.sparse_num_local_blocks, 6);
+  EXPECT_EQ(sparse.model.sparse_num_random_blocks, 2);
+  EXPECT_TRUE(sparse.model.sparse_different_layout_per_head);
+  EXPECT_THAT(sparse.model.sparse_local_window_blocks, ElementsAre(1, 2));
+  EXPECT_THAT(sparse.model.sparse_global_block_indices, ElementsAre(0, 3));
+}
+
 TEST_F(Yaml, WidthsAreTheRealOnes) {
   EXPECT_EQ(config("intermediate_size: 200\n").model.intermediate_size, 200);
   EXPECT_EQ(config("expansion_factor: 2.5\n").model.intermediate_size, 160);
@@ -167,7 +189,10 @@ TEST_F(Yaml, MissingFeaturesAreRefusedByName) {
   refused("activation: selu\n", "activation = selu");
   refused("pos_emb: rotary\nopt_pos_emb_offset: 2\n", "needs model.pos_emb = learned");
   refused("moe_num_experts: 8\n", "moe_num_experts = 8: mixtures of experts are not supported");
-  refused("attention_config: [[[\"local\"], 2]]\n", "attention of kind 'local' is not supported");
+  refused("attention_config: [[[\"mamba\"], 2]]\n", "attention of kind 'mamba' is not supported");
+  refused("attention_config: [[[\"global\"], 3]]\n", "the kinds of 3 layers, num_layers is 2");
+  refused("attention_config: [[\"global\", 2]]\n", "expected lists of kinds");
+  refused("sparsity_config: {blocks: 3}\n", "no such setting of a sparsity pattern");
   refused("use_mup: true\n", "use_mup = true: muP is not supported");
   refused("optimizer: {type: Lion}\n", "optimizer.type = Lion");
   refused("fp16: {enabled: true}\n", "precision.precision = fp16");

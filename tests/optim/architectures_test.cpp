@@ -94,15 +94,21 @@ ModelConfig long_rope() {
   return m;
 }
 
+ModelConfig windowed() {
+  ModelConfig m = small_model();
+  m.num_kv_heads = 2;
+  m.attention_config = {"window", "global"};
+  m.sliding_window_width = 3;
+  return m;
+}
+
 struct Named {
   const char* name;
   ModelConfig (*make)();
 };
-const Named kAll[] = {{"bloom", bloom},
-                      {"opt", opt},
-                      {"scaled", scaled},
-                      {"non_parametric", non_parametric},
-                      {"long_rope", long_rope}};
+const Named kAll[] = {{"bloom", bloom},         {"opt", opt},
+                      {"scaled", scaled},       {"non_parametric", non_parametric},
+                      {"long_rope", long_rope}, {"windowed", windowed}};
 
 constexpr std::int64_t kBatch = 2, kSeq = 12;
 constexpr std::size_t kRows = kBatch * kSeq;

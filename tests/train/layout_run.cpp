@@ -12,15 +12,19 @@
 namespace neox::testing {
 namespace {
 
-constexpr std::int64_t kSeq = 16;
 constexpr double kLearningRate = 1e-3;
+
+// Blocks of sparse layers have 16 tokens.
+std::int64_t length_of(Family family) {
+  return family == Family::masked ? 48 : 16;
+}
 
 ModelConfig model_config(Family family, std::int64_t hidden) {
   ModelConfig m;
   m.num_layers = family == Family::deep_neox ? 8 : 4;
   m.hidden_size = hidden;
   m.num_attention_heads = 4;
-  m.seq_length = kSeq;
+  m.seq_length = length_of(family);
   m.hidden_dropout = 0.1;
   m.attention_dropout = 0.1;
   m.vocab_size = 101;
@@ -65,6 +69,14 @@ ModelConfig model_config(Family family, std::int64_t hidden) {
       m.num_kv_heads = 2;
       m.use_qk_layernorm = true;
       m.activation = Activation::mish;
+      break;
+    case Family::masked:
+      m.num_kv_heads = 2;
+      m.attention_config = {"window", "bigbird"};
+      m.sliding_window_width = 5;
+      m.sparse_num_sliding_window_blocks = m.sparse_num_random_blocks = 1;
+      m.sparse_num_global_blocks = 0;
+      m.sparse_different_layout_per_head = true;
       break;
   }
   return m;
@@ -136,6 +148,8 @@ const char* name_of(Family family) {
       return "scalenorm";
     case Family::plain_norm:
       return "plain norm";
+    case Family::masked:
+      return "masked";
   }
   fail("no such family");
 }
@@ -167,6 +181,7 @@ Config layout_config(const Layout& layout, const RunSize& size) {
   // keeps AdamW from making steps of them.
   c.optimizer.eps = 1e-6;
   c.train.train_iters = 20;
+  c.data.mask_documents = c.data.reset_positions = layout.family == Family::masked;
   c.train.cross_entropy_chunk = 23;
   c.train.seed_dropout = 77;
   resolve(c, layout.ranks());
@@ -190,16 +205,20 @@ std::vector<MicroBatch> LayoutRun::micro_batches() const {
   const std::int64_t rank = engine_.topology().coordinates().data;
   const std::int64_t ranks = engine_.topology().layout().data;
   const std::int64_t samples = config_.batch.train_micro_batch_size_per_gpu;
+  const std::int64_t seq = config_.model.seq_length;
   std::vector<MicroBatch> batches;
   for (std::int64_t a = 0; a < config_.batch.gradient_accumulation_steps; ++a) {
     MicroBatch& batch = batches.emplace_back();
     batch.first_sample = (a * ranks + rank) * samples;
-    for (std::int64_t i = 0; i < samples * kSeq; ++i) {
-      const std::int64_t sample = batch.first_sample + i / kSeq, t = i % kSeq;
-      const auto at = static_cast<std::uint64_t>((step_ * size_.batch + sample) * (kSeq + 1) + t);
+    for (std::int64_t i = 0; i < samples * seq; ++i) {
+      const std::int64_t sample = batch.first_sample + i / seq, t = i % seq;
+      const auto at = static_cast<std::uint64_t>((step_ * size_.batch + sample) * (seq + 1) + t);
       batch.tokens.push_back(static_cast<std::int32_t>(mixed(at) % 89));
       batch.labels.push_back(static_cast<std::int32_t>(mixed(at + 1) % 89));
       batch.loss_mask.push_back((t + sample) % 5 == 4 ? 0.0f : 1.0f);
+      if (config_.data.mask_documents) {  // documents of 7 + sample tokens
+        batch.documents.push_back(static_cast<std::int32_t>(t - t % (7 + sample)));
+      }
     }
   }
   return batches;
@@ -211,7 +230,8 @@ void LayoutRun::train(int steps) try {
     const std::vector<MicroBatch> batches = micro_batches();
     double tokens = 0.0;
     for (std::int64_t sample = 0; sample < size_.batch; ++sample) {
-      for (std::int64_t t = 0; t < kSeq; ++t) tokens += (t + sample) % 5 == 4 ? 0.0 : 1.0;
+      for (std::int64_t t = 0; t < config_.model.seq_length; ++t)
+        tokens += (t + sample) % 5 == 4 ? 0.0 : 1.0;
     }
     const auto result = engine_.train_step(batches, 1.0 / tokens, step_, kLearningRate);
     double loss = result.loss_sum;

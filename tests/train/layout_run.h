@@ -20,7 +20,8 @@ enum class Family : std::uint8_t {
   deep_neox,  ///< neox with 8 layers, for 4 stages of 2 chunks
   bloom,      ///< ALiBi, embedding norm, QK-norm, tied
   scaled,     ///< ScaleNorm, positions from row 2 on, squared relu
-  plain_norm  ///< non-parametric norm, sinusoidal positions, QK-norm of grouped queries
+  plain_norm,  ///< non-parametric norm, sinusoidal positions, QK-norm of grouped queries
+  masked       ///< layers with a window and block-sparse ones, documents in samples of 48 tokens
 };
 const char* name_of(Family family);
 
