@@ -294,7 +294,7 @@ TEST(Attention, SlidingWindows) {
   }
   cases.push_back({2, 70, 200, 2, 2, 20, Layout::separate, 0.0f, 1.0f, {40}});
   cases.push_back({1, 150, 150, 2, 2, 64, Layout::separate, 0.3f, 1.0f, {33}});
-  cases.push_back({1, 150, 150, 2, 2, 64, Layout::separate, 0.0f, 20.0f, {100}});
+  cases.push_back({1, 150, 150, 2, 2, 16, Layout::separate, 0.0f, 20.0f, {100}});
   check_all(cases);
 }
 
