@@ -181,7 +181,9 @@ std::vector<std::string> compare_architecture(const ModelConfig& a, const ModelC
       if (!has_sparse_attention(left.model) && !has_sparse_attention(right.model)) return false;
     }
     if (name == "layernorm_epsilon") {
-      return left.model.norm == right.model.norm && left.model.norm != NormKind::rmsnorm;
+      const bool of_heads = either(&ModelConfig::use_qk_layernorm, true);
+      return left.model.norm == right.model.norm && left.model.norm != NormKind::rmsnorm &&
+             (left.model.norm != NormKind::scalenorm || of_heads);
     }
     if (name == "scalenorm_epsilon") return both(&ModelConfig::norm, NormKind::scalenorm);
     if (name == "rms_norm_epsilon") return both(&ModelConfig::norm, NormKind::rmsnorm);
