@@ -1,11 +1,13 @@
 #pragma once
-// The optimizer step over a ParameterStore: gradient norm, clipping, AdamW.
+// The optimizer step over a ParameterStore: gradient norm, clipping, update.
 
 #include <limits>
+#include <optional>
 
 #include "comm/communicator.h"
 #include "core/config/config.h"
 #include "core/model/parameter_store.h"
+#include "core/optim/trust_ratio.h"
 
 namespace neox {
 
@@ -25,6 +27,7 @@ struct UpdateResult {
 
 class Optimizer {
  public:
+  /// The store must have the states of optimizer_states(config) (update_rule.h). Collective.
   /// `world`: all ranks that hold parts of the model (data x tensor x pipe); null: this one alone.
   Optimizer(ParameterStore& store, const OptimizerConfig& config, const Backend& ops,
             Stream& stream, Communicator* world = nullptr);
@@ -38,7 +41,10 @@ class Optimizer {
   /// Collective.
   UpdateResult step(double lr, const UpdateGuard& guard = {});
 
-  /// Steps taken: AdamW's t of the last step.
+  /// LAMB leaves its update where the gradients were.
+  const OptimizerConfig& config() const { return config_; }
+
+  /// Steps taken: Adam's t of the last step.
   std::int64_t steps_taken() const { return steps_; }
   void set_steps_taken(std::int64_t steps) { steps_ = steps; }
 
@@ -55,6 +61,7 @@ class Optimizer {
   Communicator* world_;
   OwnedTensor sums_;  // f64 [2]: square sum of the gradients, loss
   OwnedTensor scale_, host_sums_;
+  std::optional<TrustRatios> trust_ratios_;  // lamb
   std::int64_t steps_ = 0;
 };
 

@@ -9,6 +9,7 @@
 #include "comm/host_name.h"
 #include "core/base/format.h"
 #include "core/model/init.h"
+#include "core/optim/update_rule.h"
 #include "core/parallel/layout.h"
 #include "core/train/run_state.h"
 
@@ -103,6 +104,7 @@ Engine::Engine(Communicator& world, const Config& config, EngineMode mode, Devic
     ops_ = std::move(counting);
   }
   key_value_ = key_value_group(config, topology_, partition);
+  model_.parameters().declare_optimizer_states(optimizer_states(config.optimizer));
   model_.commit(*ops_, *stream_, config.precision.precision, StoreMode::training, dry_run,
                 shard_plan(config, topology_.data()));
   optimizer_.emplace(model_.parameters(), config.optimizer, *ops_, *stream_, &world);

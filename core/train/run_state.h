@@ -51,12 +51,16 @@ enum class LoadScope : std::uint8_t {
 /// checkpoint, under any layout. What was there before does not matter. Throws UnreadableCheckpoint
 /// where what it reads is damaged, in the middle of it;
 /// Error when the checkpoint is of another architecture, listing the differences, or holds
-/// weights only where everything is wanted.
+/// weights only, or another optimizer's state, where everything is wanted.
 Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optimizer,
                   LoadScope scope, const Backend& ops, Stream& stream);
 
 /// False for a checkpoint of weights only.
 bool has_optimizer_state(const CheckpointReader& reader);
+
+/// "holds the state of optimizer.type = ..., not of ..." when the checkpoint's optimizer is another
+/// than the configured one, or keeps other states; else empty.
+std::string other_optimizer(const CheckpointReader& reader, const OptimizerConfig& config);
 
 /// The model configuration stored in a checkpoint.
 Config stored_config(const CheckpointReader& reader);

@@ -75,8 +75,8 @@ class CpuBackend final : public Backend {
                              std::int64_t first_column, std::int64_t valid_columns,
                              ConstTensor parts, Tensor losses, Tensor dlogits) const override;
 
-  void adamw(Stream&, const AdamW&, ConstTensor grad, ConstTensor grad_scale, Tensor main, Tensor m,
-             Tensor v, Tensor weights) const override;
+  void optimizer_step(Stream&, const UpdateRule&, ConstTensor grad, ConstTensor grad_scale,
+                      Tensor main, const UpdateStates& states, Tensor weights) const override;
   void square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
   void clip_scale(Stream&, ConstTensor square_sum, float max_norm, Tensor scale) const override;
 

@@ -205,10 +205,11 @@ void DryRunBackend::cross_entropy_combine(Stream&, ConstTensor logits, ConstTens
         bytes_of(losses, dlogits));
 }
 
-void DryRunBackend::adamw(Stream&, const AdamW&, ConstTensor grad, ConstTensor grad_scale,
-                          Tensor main, Tensor m, Tensor v, Tensor weights) const {
-  count(OperatorFamily::optimizer, bytes_of(grad, grad_scale, main, m, v),
-        bytes_of(main, m, v, weights));
+void DryRunBackend::optimizer_step(Stream&, const UpdateRule&, ConstTensor grad,
+                                   ConstTensor grad_scale, Tensor main, const UpdateStates& states,
+                                   Tensor weights) const {
+  const std::int64_t kept = bytes_of(main, states[0], states[1], states[2]);
+  count(OperatorFamily::optimizer, bytes_of(grad, grad_scale) + kept, kept + bytes_of(weights));
 }
 void DryRunBackend::square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const {
   count(OperatorFamily::optimizer, bytes_of(x) + bytes_if(accumulate, out), bytes_of(out));
