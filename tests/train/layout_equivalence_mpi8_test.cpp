@@ -185,55 +185,6 @@ TEST_F(Layouts, AllGiveTheSingleRanksRun) {
   }
 }
 
-// Lion takes the sign of a gradient and MADGRAD its cube root, so that both make steps of gradients
-// that are nothing but rounding (key biases): they run on the family that has none.
-TEST_F(Layouts, OptimizersGiveTheSingleRanksRun) {
-  constexpr int kFewSteps = 6;
-  std::vector<Layout> layouts;
-  std::map<std::pair<std::string, Family>, Reference> references;
-  int root = 0;
-  for (const char* type : {"lion", "sgd", "madgrad_wd", "lamb"}) {
-    std::vector<Layout> mine = {{Family::llama, 2, true, 2, "1f1b", 2, 1, 1, "none"},
-                                {Family::llama, 1, false, 1, "1f1b", 4, 3, 1, "none"},
-                                {Family::llama, 4, false, 1, "1f1b", 1, 0, 2, "none"}};
-    const std::string name = type;
-    if (name == "sgd" || name == "lamb") {
-      mine.push_back({Family::gpt2, 2, true, 2, "1f1b", 2, 2, 1, "none"});
-      mine.push_back({Family::gpt2, 1, false, 4, "zb-h1", 1, 0, 2, "none"});
-    }
-    for (Layout& layout : mine) {
-      layout.optimizer = name;
-      layouts.push_back(layout);
-      references[{name, layout.family}];
-    }
-  }
-  std::map<std::pair<std::string, Family>, int> roots;
-  for (auto& [key, reference] : references) {
-    roots[key] = root;
-    if (world->rank() == root) {
-      reference = single_rank_reference(key.second, kFewSteps, {}, key.first);
-    }
-    root = (root + 1) % world->size();
-  }
-  for (auto& [key, reference] : references) {
-    reference = broadcast(*world, reference, roots.at(key));
-    EXPECT_LT(reference.losses.back(), reference.losses.front()) << key.first;
-  }
-  const auto results = run_all(layouts, [&](Communicator& group, std::size_t i) {
-    LayoutRun run(group, layouts[i]);
-    run.train(kFewSteps);
-    return text_of(run.difference(references.at({layouts[i].optimizer, layouts[i].family})));
-  });
-  for (std::size_t i = 0; i < layouts.size(); ++i) {
-    const Difference d = parsed(results[i]);
-    if (world->rank() == 0) {
-      std::printf("  %s: loss %.1e, norm %.1e, weights %.1e\n", layouts[i].describe().c_str(),
-                  d.loss, d.norm, d.weight);
-    }
-    EXPECT_TRUE(d.within_tolerance()) << layouts[i].describe();
-  }
-}
-
 // Relayouts of one data-parallel size: bit for bit. With several micro-batches, stages 2 and 3 add
 // sums over the ranks instead of summing what each rank added, so they are equal to each other.
 TEST_F(Layouts, ZeroStagesAreBitEqual) {

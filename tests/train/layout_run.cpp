@@ -118,10 +118,9 @@ const char* name_of(Family family) {
 std::string Layout::describe() const {
   const std::string rows = tensor == 1 ? "" : rows_sharded ? " rows sharded" : " rows replicated";
   const std::string order = pipe == 1 ? "" : " " + schedule;
-  return fmt::format("{:<14} tensor {}{:<16} pipe {}{:<12} data {} zero {} micro-batch {} {}{}",
+  return fmt::format("{:<14} tensor {}{:<16} pipe {}{:<12} data {} zero {} micro-batch {} {}",
                      name_of(family), tensor, rows, pipe, order, data, zero, micro_batch,
-                     recompute == "none" ? "" : recompute,
-                     optimizer == "adam" ? "" : " " + optimizer);
+                     recompute == "none" ? "" : recompute);
 }
 
 Config layout_config(const Layout& layout, const RunSize& size) {
@@ -141,8 +140,7 @@ Config layout_config(const Layout& layout, const RunSize& size) {
   c.optimizer.gradient_clipping = 0.5;
   // Some gradients are nothing but rounding (key biases with learned positions): a larger epsilon
   // keeps AdamW from making steps of them.
-  c.optimizer.type = layout.optimizer;
-  if (layout.optimizer != "lion" && layout.optimizer != "sgd") c.optimizer.eps = 1e-6;
+  c.optimizer.eps = 1e-6;
   c.train.train_iters = 20;
   c.train.cross_entropy_chunk = 23;
   c.train.seed_dropout = 77;
@@ -265,13 +263,11 @@ Difference LayoutRun::difference(const Reference& reference) {
   return {worst[0], worst[1], worst[2], counted};
 }
 
-Reference single_rank_reference(Family family, int steps, const RunSize& size,
-                                const std::string& optimizer) {
+Reference single_rank_reference(Family family, int steps, const RunSize& size) {
   const auto alone = make_self_communicator("world");
   Layout layout;
   layout.family = family;
   layout.micro_batch = size.batch;
-  layout.optimizer = optimizer;
   LayoutRun run(*alone, layout, size);
   run.train(steps);
   return run.reference();

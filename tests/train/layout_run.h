@@ -31,7 +31,6 @@ struct Layout {
   std::int64_t zero = 0;
   std::int64_t micro_batch = 1;
   std::string recompute = "none";
-  std::string optimizer = "adam";
 
   std::int64_t ranks() const { return tensor * pipe * data; }
   std::string describe() const;
@@ -93,8 +92,7 @@ class LayoutRun {
 };
 
 /// Trains on this rank alone.
-Reference single_rank_reference(Family family, int steps, const RunSize& size = {},
-                                const std::string& optimizer = "adam");
+Reference single_rank_reference(Family family, int steps, const RunSize& size = {});
 
 /// `reference` of `root` on every rank.
 Reference broadcast(Communicator& group, const Reference& reference, int root);
