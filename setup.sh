@@ -27,6 +27,7 @@ packages=(
   libboost-dev libboost-program-options-dev      # configuration
   libfmt-dev libspdlog-dev                       # text and logs
   nlohmann-json3-dev libsimdjson-dev             # tokenizer.json; jsonl
+  libyaml-cpp-dev                                # GPT-NeoX configurations
   libpcre2-dev libicu-dev                        # pre-tokenizer patterns; Unicode normal forms
   libzstd-dev libarchive-dev                     # jsonl.zst; .gz, .zip, .tar
   libprotobuf-dev protobuf-compiler              # TensorBoard event files

@@ -112,9 +112,8 @@ class Benchmark {
     line("plain read", "plain read");
     fmt::print(
         "background save: training stood still {:.3f} s = {:.1f} % of a save that it waits for\n"
-        "  (copy and layout {:.3f} s, commit {:.3f} s); {} steps of {:.3f} s ran beside it in "
-        "{:.3f} "
-        "s ({:+.3f} s)\n",
+        "  (layout {:.3f} s, commit {:.3f} s, the rest waiting for the copy before an update); "
+        "{} steps of {:.3f} s ran beside it in {:.3f} s ({:+.3f} s)\n",
         of("stall"), 100 * of("stall") / of("save"), of("begin"), of("commit"),
         static_cast<int>(of("steps beside")), of("step"), of("steps' time"),
         of("steps' time") - of("steps beside") * of("step"));
@@ -186,7 +185,9 @@ class Benchmark {
     }
     seconds_["begin"].push_back(begin);
     seconds_["commit"].push_back(commit);
-    seconds_["stall"].push_back(begin + commit);
+    double stall = saver_->stall_seconds();
+    world_.host_all_reduce(std::span(&stall, 1), ReduceOp::max);
+    seconds_["stall"].push_back(stall);
     seconds_["steps beside"].push_back(steps);
     seconds_["steps' time"].push_back(beside);
   }

@@ -56,6 +56,8 @@ class SafetensorsReader {
   void read(std::string_view name, Tensor out) const;
   /// All values as f32, row-major; throws Error unless the tensor is a float one of this shape.
   std::vector<float> read_f32(std::string_view name, const Shape& shape) const;
+  /// The tensor's pages leave this process's memory until it is read again: a model may be larger.
+  void release(std::string_view name) const;
 
  private:
   struct Impl;

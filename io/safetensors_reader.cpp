@@ -3,7 +3,9 @@
 #include <cstring>
 #include <filesystem>
 #include <set>
+#include <sys/mman.h>
 #include <type_traits>
+#include <unistd.h>
 #include <utility>
 
 #include <fmt/format.h>
@@ -407,6 +409,18 @@ void SafetensorsReader::read(std::string_view name, Tensor out) const {
   require(out.shape == entry.shape, "'{}': tensor '{}' has shape {}, expected {}",
           impl_->files[entry.file], name, entry.shape.str(), out.shape.str());
   read(name, Slice::whole(entry.shape), out);
+}
+
+void SafetensorsReader::release(std::string_view name) const {
+  const std::span<const std::byte> data = at(name).data;
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  // Whole pages inside the tensor; its neighbours' stay.
+  const auto first = reinterpret_cast<std::uintptr_t>(data.data());
+  const std::uintptr_t begin = (first + page - 1) / page * page;
+  const std::uintptr_t end = (first + data.size()) / page * page;
+  if (begin >= end) return;
+  // Advice: a system that does not take it only keeps the pages.
+  static_cast<void>(madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED));
 }
 
 std::vector<float> SafetensorsReader::read_f32(std::string_view name, const Shape& shape) const {

@@ -3,6 +3,7 @@
 
 #include "core/base/rng.h"
 #include "core/tensor/tensor.h"
+#include "kernels/dropout.h"
 
 namespace neox {
 
@@ -49,6 +50,7 @@ struct AttentionDropout {
   std::int64_t first_sample = 0;
   std::int64_t first_head = 0;
   std::int64_t global_heads = 1;
+  const DropoutPosition* position = nullptr;  ///< as of Dropout
 };
 
 struct AttentionProblem {

@@ -43,6 +43,8 @@ struct BackendOptions {
   bool deterministic = true;
   /// Attention of a library where it has the problem (cuDNN's); else always our own.
   bool library_attention = true;
+  /// Inputs of f32 products are rounded to TF32, where the device has it. Never the CPU's.
+  bool tf32 = false;
 };
 
 /// The backend that computes on `device`, whose runtime must be registered (choose_device). Throws

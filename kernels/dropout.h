@@ -9,6 +9,13 @@
 
 namespace neox {
 
+/// Where in the run a micro-batch is, in device memory: recorded work (WorkGraph) keeps its
+/// arguments, so its kernels read here what is new in every call.
+struct DropoutPosition {
+  std::uint64_t step = 0;
+  std::int64_t first_sample = 0;
+};
+
 /// Dropout of a tensor [rows, width] whose rows are tokens. An element is kept when the Philox draw
 /// of its *global* index is >= p, and then scaled by 1/(1-p); so masks do not depend on the layout.
 /// Global index of (row r, column c), with sample = first_sample + r / local_seq and
@@ -24,12 +31,20 @@ struct Dropout {
   std::int64_t local_seq = 1;       ///< rows per sample held here
   std::int64_t first_position = 0;  ///< position of a sample's first row held here
   std::int64_t global_seq = 1;      ///< positions per sample
+  /// In memory of the device. When given, `key` is an RngKey::stem, and first_sample is not read.
+  const DropoutPosition* position = nullptr;
 };
+
+/// Where the kernel runs, or, without a position, anywhere.
+NEOX_HOST_DEVICE inline RngKey key_of(const Dropout& d) {
+  return d.position == nullptr ? d.key : d.key.at_step(d.position->step);
+}
 
 /// Global index of the first element of row r; the formula above.
 NEOX_HOST_DEVICE inline std::int64_t first_element(const Dropout& d, std::int64_t row,
                                                    std::int64_t width) {
-  const std::int64_t sample = d.first_sample + row / d.local_seq;
+  const std::int64_t first = d.position == nullptr ? d.first_sample : d.position->first_sample;
+  const std::int64_t sample = first + row / d.local_seq;
   const std::int64_t position = d.first_position + row % d.local_seq;
   return (sample * d.global_seq + position) * width;
 }

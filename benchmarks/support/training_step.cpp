@@ -43,6 +43,7 @@ RunnerOptions runner_options(const TrainingStepProblem& problem) {
   RunnerOptions options;
   options.micro_batch = problem.batch;
   options.seq_length = problem.model.seq_length;
+  options.graphs = GraphMode::automatic;  // as in training
   return options;
 }
 

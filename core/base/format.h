@@ -1,8 +1,10 @@
 #pragma once
-// Numbers for people.
+// Numbers for people, and words of texts.
 
 #include <cstdint>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace neox {
 
@@ -14,5 +16,8 @@ std::string format_count(double count);
 std::string format_duration(double seconds);
 /// 1234567 -> "1,234,567".
 std::string format_grouped(std::int64_t value);
+
+/// "a  b c" -> "a", "b", "c".
+std::vector<std::string> split_words(std::string_view text);
 
 }  // namespace neox

@@ -4,25 +4,10 @@
 #include <numbers>
 
 namespace neox {
-namespace {
-
-// splitmix64's finaliser (Steele et al., OOPSLA'14): a bijection with full avalanche.
-std::uint64_t mix(std::uint64_t x) {
-  x += 0x9e3779b97f4a7c15ull;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
-
-}  // namespace
-
-RngKey RngKey::make(std::uint64_t seed, RngPurpose purpose, std::uint64_t layer,
-                    std::uint64_t step) {
+RngKey RngKey::stem(std::uint64_t seed, RngPurpose purpose, std::uint64_t layer) {
   std::uint64_t h = mix(seed);
   h = mix(h ^ static_cast<std::uint64_t>(purpose));
-  h = mix(h ^ layer);
-  h = mix(h ^ step);
-  return {h};
+  return {mix(h ^ layer)};
 }
 
 RngKey RngKey::for_tensor(std::uint64_t seed, std::string_view name) {

@@ -26,10 +26,23 @@ struct RngKey {
   std::uint64_t value = 0;
   /// Key of one stream: hashes all parts. `layer` and `step` are 0 where they mean nothing.
   static RngKey make(std::uint64_t seed, RngPurpose purpose, std::uint64_t layer,
-                     std::uint64_t step);
+                     std::uint64_t step) {
+    return stem(seed, purpose, layer).at_step(step);
+  }
+  /// What make() knows before the step, for keys that are finished on a device: no key itself.
+  static RngKey stem(std::uint64_t seed, RngPurpose purpose, std::uint64_t layer);
+  NEOX_HOST_DEVICE RngKey at_step(std::uint64_t step) const { return {mix(value ^ step)}; }
   /// Key of one tensor's initialisation: (seed, init, name).
   static RngKey for_tensor(std::uint64_t seed, std::string_view name);
   bool operator==(const RngKey&) const = default;
+
+  /// splitmix64's finaliser (Steele et al., OOPSLA'14): a bijection with full avalanche.
+  NEOX_HOST_DEVICE static std::uint64_t mix(std::uint64_t x) {
+    x += 0x9e3779b97f4a7c15ull;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+    return x ^ (x >> 31);
+  }
 };
 
 /// What one counter gives.

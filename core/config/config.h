@@ -36,6 +36,7 @@ struct ModelConfig {
   bool gpt_j_residual = false;
   bool gpt_j_tied = false;
   bool use_bias_in_attn_linear = true;
+  bool add_qkv_bias = false;  // where use_bias_in_attn_linear = false (Qwen2)
   bool use_bias_in_mlp = true;
   bool use_bias_in_norms = true;
   InitMethod init_method = InitMethod::normal;
@@ -45,6 +46,8 @@ struct ModelConfig {
   double attention_dropout = 0.0;
 
   std::int64_t head_dim() const { return hidden_size / num_attention_heads; }
+  /// Biases in the query/key/value projections.
+  bool has_qkv_bias() const { return use_bias_in_attn_linear || add_qkv_bias; }
   /// Channels per head that are rotated.
   std::int64_t rotary_dim() const;
   /// vocab_size rounded up to make_vocab_size_divisible_by; does not depend on the layout.
@@ -74,6 +77,7 @@ struct ParallelConfig {
 /// [precision]
 struct PrecisionConfig {
   DType precision = DType::f32;  // compute dtype; main weights and gradients are always f32
+  bool allow_tf32 = false;       // f32 products on GPUs
 
   friend bool operator==(const PrecisionConfig&, const PrecisionConfig&) = default;
 };
@@ -141,6 +145,9 @@ struct SystemConfig {
   std::string device = "auto";       // auto cpu cuda simulated
   std::string transport = "auto";    // auto nccl mpi
   double slow_node_threshold = 0.1;  // of the median; 1: never
+  double nccl_timeout = 600;         // seconds
+  std::int64_t nccl_max_ctas = 0;    // 0: NCCL's choice
+  std::string cuda_graphs = "auto";  // auto on off
 
   friend bool operator==(const SystemConfig&, const SystemConfig&) = default;
 };
@@ -220,6 +227,9 @@ struct LoggingConfig {
   bool profile = false;
   std::int64_t straggler_interval = 100;  // steps; 0: off
   double straggler_threshold = 0.1;       // of the median
+  std::int64_t profile_step_start = 0;    // 0: never
+  std::int64_t profile_step_stop = 0;     // 0: profile_step_start
+  bool nvtx_ranges = false;
   bool verbose = false;
 
   friend bool operator==(const LoggingConfig&, const LoggingConfig&) = default;

@@ -168,6 +168,7 @@ std::vector<std::string> compare_architecture(const ModelConfig& a, const ModelC
     if (name == "layernorm_epsilon") return both(&ModelConfig::norm, NormKind::layernorm);
     if (name == "rms_norm_epsilon") return both(&ModelConfig::norm, NormKind::rmsnorm);
     if (name == "use_bias_in_norms") return either(&ModelConfig::norm, NormKind::layernorm);
+    if (name == "add_qkv_bias") return either(&ModelConfig::use_bias_in_attn_linear, false);
     if (name == "gpt_j_tied") return either(&ModelConfig::gpt_j_residual, true);
     return true;
   };

@@ -58,6 +58,11 @@ constexpr Choice kDevices[] = {
     {"cuda", "one NVIDIA GPU per rank, in the order of the ranks on a node", "gpu"},
     {"simulated", "the CUDA kernels run on the host, thread by thread: very slow, for tests"}};
 
+constexpr Choice kGraphs[] = {
+    {"auto", "where that is possible: on a GPU, without tensor parallelism"},
+    {"on", "or fail"},
+    {"off", "every kernel is queued by itself"}};
+
 constexpr Choice kTransports[] = {
     {"auto", "nccl where every rank has it and a GPU of its own, else mpi"},
     {"nccl", "NCCL between GPUs"},
@@ -128,6 +133,10 @@ std::vector<Option> precision_options() {
        .field = enum_at<&PrecisionConfig::precision, kPrecisions>(),
        .doc = "Compute type; main weights, gradients and optimizer state are float32 in any case",
        .choices = kPrecisions},
+      {.name = "allow_tf32",
+       .field = at<&PrecisionConfig::allow_tf32>(),
+       .doc =
+           "On GPUs round the inputs of float32 products to TF32 (10 bits), which is much faster"},
   };
 }
 
@@ -361,6 +370,21 @@ std::vector<Option> system_options() {
        .doc = "--preflight names ranks that are slower than the median by this part; 1: none",
        .unit = "fraction",
        .range = {.min = 0, .max = 1, .above_min = true}},
+      {.name = "nccl_timeout",
+       .field = at<&SystemConfig::nccl_timeout>(),
+       .doc = "How long NCCL waits for the other ranks while a group is made and connected",
+       .unit = "seconds",
+       .range = {.min = 1, .max = 1e6}},
+      {.name = "nccl_max_ctas",
+       .field = at<&SystemConfig::nccl_max_ctas>(),
+       .doc = "Most thread blocks of an NCCL operation: fewer leave more of the GPU to computation",
+       .unit = "blocks",
+       .default_means = "NCCL's choice",
+       .range = count(0, 64)},
+      {.name = "cuda_graphs",
+       .field = at<&SystemConfig::cuda_graphs>(),
+       .doc = "Record what a layer queues on its GPU once, and launch it by one call from then on",
+       .choices = kGraphs},
   };
 }
 

@@ -340,6 +340,14 @@ void check_data(const DataConfig& d, Checker& c) {
   }
 }
 
+void check_logging(const LoggingConfig& l, Checker& c) {
+  if (l.profile_step_stop == 0) return;
+  c.check(l.profile_step_start > 0, "logging.profile_step_stop",
+          "needs logging.profile_step_start, the first step that is recorded");
+  c.check(l.profile_step_stop >= l.profile_step_start, "logging.profile_step_stop",
+          "lies before logging.profile_step_start");
+}
+
 void check_checkpoint(const CheckpointConfig& k, Checker& c) {
   const double factor = k.checkpoint_factor;
   if (factor > 0 && k.checkpoint_scale == "log") {
@@ -448,6 +456,7 @@ void resolve(Config& config, std::int64_t world_size, const Origins& origins,
   check_optimizer(result.optimizer, checker);
   resolve_schedule(result, checker);
   check_data(result.data, checker);
+  check_logging(result.logging, checker);
   check_checkpoint(result.checkpoint, checker);
   check_guards(result, checker);
   derive_rest(result);

@@ -67,7 +67,7 @@ Attention::Attention(ParameterStore& store, const std::string& name, const Model
       layer_(layer),
       dropout_(model.attention_dropout),
       qkv_(store, projection_parts(name, model, partition_), model.hidden_size,
-           model.use_bias_in_attn_linear, model.init_method, partition),
+           model.has_qkv_bias(), model.init_method, partition),
       dense_(store, name + ".dense", model.hidden_size, global_heads_ * head_dim_,
              {partition_.query.begin * head_dim_, heads_ * head_dim_},
              model.use_bias_in_attn_linear, model.output_layer_init_method, partition) {}
@@ -87,11 +87,12 @@ AttentionProblem Attention::problem(const Context& ctx, std::int64_t key_length)
   p.head_dim = head_dim_;
   p.scale = 1.0f / std::sqrt(static_cast<float>(head_dim_));
   if (ctx.training && dropout_ > 0.0) {
-    p.dropout = {
-        static_cast<float>(dropout_),
-        RngKey::make(ctx.dropout_seed, RngPurpose::attention_dropout,
-                     static_cast<std::uint64_t>(layer_), static_cast<std::uint64_t>(ctx.step)),
-        ctx.batch.first_sample, partition_.query.begin, global_heads_};
+    p.dropout = {static_cast<float>(dropout_),
+                 ctx.dropout_key(RngPurpose::attention_dropout, layer_),
+                 ctx.batch.first_sample,
+                 partition_.query.begin,
+                 global_heads_,
+                 ctx.dropout_position};
   }
   return p;
 }

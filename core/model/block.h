@@ -46,6 +46,8 @@ class Block {
   void backward(const Context& ctx, const RotaryTables& rotary, Tensor dy, const Saved& saved,
                 Tensor dx, Gradients& gradients) const;
   void backward_weight(const Context& ctx, const Saved& saved, const Gradients& gradients) const;
+  /// Its index in the whole model.
+  int layer() const { return layer_; }
 
  private:
   enum class Residual : std::uint8_t { sequential, parallel, parallel_tied };

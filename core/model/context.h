@@ -45,6 +45,8 @@ struct Context {
   bool selective = false;  ///< Recompute::selective
   std::uint64_t dropout_seed = 0;
   std::int64_t step = 0;
+  /// In device memory, for work that is recorded: instead of step and batch.first_sample.
+  const DropoutPosition* dropout_position = nullptr;
 
   DType dtype() const { return parameters.compute_dtype(); }
   /// Weight gradients are a call of their own: what they need stays in `gradients`.
@@ -52,6 +54,14 @@ struct Context {
 
   /// Rows of the residual stream held here.
   std::int64_t local_rows() const { return tensor.local_rows(batch.rows()); }
+
+  /// Key of one dropout of a layer; a stem where a position goes with it.
+  RngKey dropout_key(RngPurpose purpose, std::int64_t layer) const {
+    const auto l = static_cast<std::uint64_t>(layer);
+    return dropout_position != nullptr
+               ? RngKey::stem(dropout_seed, purpose, l)
+               : RngKey::make(dropout_seed, purpose, l, static_cast<std::uint64_t>(step));
+  }
 
   /// Dropout of the residual stream's local rows, and of all rows.
   Dropout dropout(double p, RngPurpose purpose, std::int64_t layer) const {
@@ -66,12 +76,12 @@ struct Context {
     if (!training || p == 0.0) return {};
     // A first position beyond the first sequence is meant: element indices are linear in the row.
     return {static_cast<float>(p),
-            RngKey::make(dropout_seed, purpose, static_cast<std::uint64_t>(layer),
-                         static_cast<std::uint64_t>(step)),
+            dropout_key(purpose, layer),
             batch.first_sample,
             batch.seq,
             row,
-            batch.seq};
+            batch.seq,
+            dropout_position};
   }
 };
 

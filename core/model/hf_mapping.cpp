@@ -1,148 +1,228 @@
 #include "core/model/hf_mapping.h"
 
 #include <algorithm>
-#include <map>
+#include <cstring>
 
 #include <fmt/format.h>
 
 #include "core/base/error.h"
+#include "core/base/format.h"
 
 namespace neox {
 namespace {
 
-/// "layers.3.attention.dense.weight" -> layer 3, "attention.dense", "weight"; layer -1 outside
-/// layers.
+/// How the HF tensors hold the elements.
+enum class Form : std::uint8_t {
+  same,         ///< as ours
+  conv1d,       ///< weights transposed
+  fused_conv1d  ///< the same, rows of all heads' q, then k, then v
+};
+
+/// "#" stands for the layer; ".weight" and ".bias" follow on both sides.
+struct Rule {
+  std::string_view ours;
+  std::string_view theirs;
+  Form form = Form::same;
+};
+
+constexpr Rule kGptNeoxRules[] = {
+    {"embed_in", "gpt_neox.embed_in"},
+    {"embed_out", "embed_out"},
+    {"final_layer_norm", "gpt_neox.final_layer_norm"},
+    {"layers.#.input_layernorm", "gpt_neox.layers.#.input_layernorm"},
+    {"layers.#.post_attention_layernorm", "gpt_neox.layers.#.post_attention_layernorm"},
+    {"layers.#.attention.query_key_value", "gpt_neox.layers.#.attention.query_key_value"},
+    {"layers.#.attention.dense", "gpt_neox.layers.#.attention.dense"},
+    {"layers.#.mlp.dense_h_to_4h", "gpt_neox.layers.#.mlp.dense_h_to_4h"},
+    {"layers.#.mlp.dense_4h_to_h", "gpt_neox.layers.#.mlp.dense_4h_to_h"}};
+
+constexpr Rule kGpt2Rules[] = {
+    {"embed_in", "transformer.wte"},
+    {"embed_positions", "transformer.wpe"},
+    {"embed_out", "lm_head"},
+    {"final_layer_norm", "transformer.ln_f"},
+    {"layers.#.input_layernorm", "transformer.h.#.ln_1"},
+    {"layers.#.post_attention_layernorm", "transformer.h.#.ln_2"},
+    {"layers.#.attention.query_key_value", "transformer.h.#.attn.c_attn", Form::fused_conv1d},
+    {"layers.#.attention.dense", "transformer.h.#.attn.c_proj", Form::conv1d},
+    {"layers.#.mlp.dense_h_to_4h", "transformer.h.#.mlp.c_fc", Form::conv1d},
+    {"layers.#.mlp.dense_4h_to_h", "transformer.h.#.mlp.c_proj", Form::conv1d}};
+
+// Both query_key_value (as many K/V heads as heads: one tensor here, three there) and the separate
+// tensors of grouped-query models.
+constexpr Rule kLlamaRules[] = {
+    {"embed_in", "model.embed_tokens"},
+    {"embed_out", "lm_head"},
+    {"final_layer_norm", "model.norm"},
+    {"layers.#.input_layernorm", "model.layers.#.input_layernorm"},
+    {"layers.#.post_attention_layernorm", "model.layers.#.post_attention_layernorm"},
+    {"layers.#.attention.query_key_value",
+     "model.layers.#.self_attn.q_proj model.layers.#.self_attn.k_proj "
+     "model.layers.#.self_attn.v_proj"},
+    {"layers.#.attention.query", "model.layers.#.self_attn.q_proj"},
+    {"layers.#.attention.key", "model.layers.#.self_attn.k_proj"},
+    {"layers.#.attention.value", "model.layers.#.self_attn.v_proj"},
+    {"layers.#.attention.dense", "model.layers.#.self_attn.o_proj"},
+    {"layers.#.mlp.gate_proj", "model.layers.#.mlp.gate_proj"},
+    {"layers.#.mlp.up_proj", "model.layers.#.mlp.up_proj"},
+    {"layers.#.mlp.down_proj", "model.layers.#.mlp.down_proj"}};
+
+struct FamilyTable {
+  std::string_view class_name;
+  std::span<const Rule> rules;
+  std::string_view base;     // prefix that files of the bare model leave out
+  std::string_view output;   // tensor of the output layer
+  std::string_view buffers;  // ends of names that are no weights, space separated
+};
+
+FamilyTable table_of(HfFamily family) {
+  switch (family) {
+    case HfFamily::gpt_neox:
+      return {"GPTNeoXForCausalLM", kGptNeoxRules, "gpt_neox.", "embed_out.weight",
+              ".attention.bias .attention.masked_bias .rotary_emb.inv_freq"};
+    case HfFamily::gpt2:
+      return {"GPT2LMHeadModel", kGpt2Rules, "transformer.", "lm_head.weight",
+              ".attn.bias .attn.masked_bias"};
+    case HfFamily::llama:
+      return {"LlamaForCausalLM", kLlamaRules, "model.", "lm_head.weight", ".rotary_emb.inv_freq"};
+    case HfFamily::qwen2:
+      return {"Qwen2ForCausalLM", kLlamaRules, "model.", "lm_head.weight", ".rotary_emb.inv_freq"};
+  }
+  fail("internal error: unknown Hugging Face family");
+}
+
+/// "layers.3.attention.dense.weight" -> "layers.#.attention.dense", "3", "weight".
 struct NameParts {
-  int layer = -1;
-  std::string module;
-  std::string kind;
+  std::string module, layer, kind;
 };
 
 NameParts split_name(const std::string& name) {
   NameParts parts;
-  std::string rest = name;
-  if (rest.starts_with("layers.")) {
-    const std::size_t dot = rest.find('.', 7);
-    parts.layer = std::stoi(rest.substr(7, dot - 7));
-    rest = rest.substr(dot + 1);
+  const std::size_t last = name.rfind('.');
+  require(last != std::string::npos, "internal error: parameter name {}", name);
+  parts.module = name.substr(0, last);
+  parts.kind = name.substr(last + 1);
+  constexpr std::string_view kLayers = "layers.";
+  if (parts.module.starts_with(kLayers)) {
+    const std::size_t dot = parts.module.find('.', kLayers.size());
+    parts.layer = parts.module.substr(kLayers.size(), dot - kLayers.size());
+    parts.module.replace(kLayers.size(), parts.layer.size(), "#");
   }
-  const std::size_t dot = rest.rfind('.');
-  parts.module = rest.substr(0, dot);
-  parts.kind = rest.substr(dot + 1);
   return parts;
 }
 
-std::vector<float> transposed(const std::vector<float>& in, std::int64_t rows, std::int64_t cols) {
-  std::vector<float> out(in.size());
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t c = 0; c < cols; ++c) {
-      out[static_cast<std::size_t>(c * rows + r)] = in[static_cast<std::size_t>(r * cols + c)];
+// Row of the HF tensors (one behind the other) that holds our row `row`.
+std::int64_t their_row(const HfLink& link, std::int64_t row) {
+  if (link.heads == 0) return row;
+  const std::int64_t within = row % link.head_dim, part = row / link.head_dim % 3;
+  const std::int64_t head = row / (3 * link.head_dim);
+  return (part * link.heads + head) * link.head_dim + within;
+}
+
+// copy(index of an element of ours, index of theirs, elements) for every run that is contiguous in
+// both.
+template <class F>
+void for_each_run(const HfLink& link, F&& copy) {
+  const std::int64_t rows = link.shape[0], columns = link.shape.numel() / std::max(rows, 1L);
+  if (!link.transposed) {
+    for (std::int64_t r = 0; r < rows; ++r)
+      copy(r * columns, their_row(link, r) * columns, columns);
+    return;
+  }
+  constexpr std::int64_t kTile = 32;  // both sides of a tile stay in the cache
+  for (std::int64_t row0 = 0; row0 < rows; row0 += kTile) {
+    for (std::int64_t c0 = 0; c0 < columns; c0 += kTile) {
+      for (std::int64_t r = row0; r < std::min(row0 + kTile, rows); ++r) {
+        const std::int64_t theirs = their_row(link, r);
+        for (std::int64_t c = c0; c < std::min(c0 + kTile, columns); ++c) {
+          copy(r * columns + c, c * rows + theirs, 1);
+        }
+      }
     }
   }
-  return out;
 }
 
-// Rows [q of all heads | k of all heads | v of all heads] -> per head [q, k, v]. `columns` is 1 for
-// a bias.
-std::vector<float> interleave_heads(const std::vector<float>& in, const ModelConfig& model,
-                                    std::int64_t columns) {
-  const std::int64_t heads = model.num_attention_heads, d = model.head_dim();
-  std::vector<float> out(in.size());
-  for (std::int64_t part = 0; part < 3; ++part) {
-    for (std::int64_t head = 0; head < heads; ++head) {
-      const auto from = in.begin() + (part * heads + head) * d * columns;
-      std::copy_n(from, d * columns, out.begin() + (head * 3 + part) * d * columns);
-    }
-  }
-  return out;
-}
-
-std::int64_t columns_of(const Shape& shape) {
-  return shape.rank() == 2 ? shape[1] : 1;
-}
-
-std::vector<float> gpt_neox(const std::string& name, const Shape& shape,
-                            const HfTensorSource& source) {
-  const bool outside = name.starts_with("embed_out");
-  return source(outside ? name : "gpt_neox." + name, shape);
-}
-
-std::vector<float> gpt2(const ModelConfig& model, const std::string& name, const Shape& shape,
-                        const HfTensorSource& source) {
-  static const std::map<std::string, std::string> modules = {
-      {"embed_in", "wte"},
-      {"embed_positions", "wpe"},
-      {"final_layer_norm", "ln_f"},
-      {"input_layernorm", "ln_1"},
-      {"post_attention_layernorm", "ln_2"},
-      {"attention.query_key_value", "attn.c_attn"},
-      {"attention.dense", "attn.c_proj"},
-      {"mlp.dense_h_to_4h", "mlp.c_fc"},
-      {"mlp.dense_4h_to_h", "mlp.c_proj"}};
-  const NameParts parts = split_name(name);
-  if (name == "embed_out.weight") return source("lm_head.weight", shape);
-  const auto found = modules.find(parts.module);
-  require(found != modules.end(), "GPT-2 has no counterpart of the parameter {}", name);
-  const std::string prefix =
-      parts.layer < 0 ? "transformer." : fmt::format("transformer.h.{}.", parts.layer);
-  const std::string hf_name = prefix + found->second + "." + parts.kind;
-  const bool conv1d = parts.layer >= 0 && shape.rank() == 2;
-  std::vector<float> values =
-      conv1d ? transposed(source(hf_name, {shape[1], shape[0]}), shape[1], shape[0])
-             : source(hf_name, shape);
-  if (parts.module == "attention.query_key_value") {
-    values = interleave_heads(values, model, columns_of(shape));
-  }
-  return values;
-}
-
-std::vector<float> llama(const ModelConfig& model, const std::string& name, const Shape& shape,
-                         const HfTensorSource& source) {
-  static const std::map<std::string, std::string> modules = {
-      {"embed_in", "model.embed_tokens"},
-      {"embed_out", "lm_head"},
-      {"final_layer_norm", "model.norm"},
-      {"input_layernorm", "input_layernorm"},
-      {"post_attention_layernorm", "post_attention_layernorm"},
-      {"attention.query", "self_attn.q_proj"},
-      {"attention.key", "self_attn.k_proj"},
-      {"attention.value", "self_attn.v_proj"},
-      {"attention.dense", "self_attn.o_proj"},
-      {"mlp.gate_proj", "mlp.gate_proj"},
-      {"mlp.up_proj", "mlp.up_proj"},
-      {"mlp.down_proj", "mlp.down_proj"}};
-  const NameParts parts = split_name(name);
-  const std::string prefix = parts.layer < 0 ? "" : fmt::format("model.layers.{}.", parts.layer);
-  if (parts.module == "attention.query_key_value") {
-    Shape part = shape;
-    part.set(0, shape[0] / 3);
-    std::vector<float> all;
-    for (const char* projection : {"q_proj", "k_proj", "v_proj"}) {
-      const auto values =
-          source(fmt::format("{}self_attn.{}.{}", prefix, projection, parts.kind), part);
-      all.insert(all.end(), values.begin(), values.end());
-    }
-    return interleave_heads(all, model, columns_of(shape));
-  }
-  const auto found = modules.find(parts.module);
-  require(found != modules.end(), "Llama has no counterpart of the parameter {}", name);
-  return source(prefix + found->second + "." + parts.kind, shape);
+std::size_t at(std::int64_t index, std::size_t element_size) {
+  return static_cast<std::size_t>(index) * element_size;
 }
 
 }  // namespace
 
+HfLink hf_link(HfFamily family, const ModelConfig& model, const std::string& parameter,
+               const Shape& shape) {
+  const FamilyTable table = table_of(family);
+  const NameParts parts = split_name(parameter);
+  const auto rule = std::find_if(table.rules.begin(), table.rules.end(),
+                                 [&](const Rule& r) { return r.ours == parts.module; });
+  require(rule != table.rules.end(), "{} has no counterpart of the parameter {}", table.class_name,
+          parameter);
+  const std::vector<std::string> names = split_words(rule->theirs);
+  HfLink link{parameter, shape, {}};
+  link.transposed = rule->form != Form::same && shape.rank() == 2;
+  if (names.size() > 1 || rule->form == Form::fused_conv1d) {
+    link.heads = model.num_attention_heads;
+    link.head_dim = model.head_dim();
+  }
+  Shape part = shape;
+  part.set(0, shape[0] / static_cast<std::int64_t>(names.size()));
+  if (link.transposed) part = {shape[1], shape[0]};
+  for (std::string name : names) {
+    if (const std::size_t mark = name.find('#'); mark != std::string::npos) {
+      name.replace(mark, 1, parts.layer);
+    }
+    link.tensors.push_back({name + "." + parts.kind, part});
+  }
+  return link;
+}
+
+void hf_to_ours(const HfLink& link, std::size_t element_size, const std::byte* theirs,
+                std::byte* ours) {
+  for_each_run(link, [&](std::int64_t our, std::int64_t their, std::int64_t count) {
+    std::memcpy(ours + at(our, element_size), theirs + at(their, element_size),
+                at(count, element_size));
+  });
+}
+
+void ours_to_hf(const HfLink& link, std::size_t element_size, const std::byte* ours,
+                std::byte* theirs) {
+  for_each_run(link, [&](std::int64_t our, std::int64_t their, std::int64_t count) {
+    std::memcpy(theirs + at(their, element_size), ours + at(our, element_size),
+                at(count, element_size));
+  });
+}
+
+std::string hf_bare_name(HfFamily family, const std::string& tensor) {
+  const std::string_view base = table_of(family).base;
+  return tensor.starts_with(base) ? tensor.substr(base.size()) : tensor;
+}
+
+bool is_hf_buffer(HfFamily family, std::string_view tensor) {
+  const std::vector<std::string> ends = split_words(table_of(family).buffers);
+  return std::any_of(ends.begin(), ends.end(),
+                     [&](const std::string& end) { return tensor.ends_with(end); });
+}
+
+std::string hf_output_tensor(HfFamily family) {
+  return std::string(table_of(family).output);
+}
+
 std::vector<float> assemble_from_hf(HfFamily family, const ModelConfig& model,
                                     const std::string& name, const Shape& shape,
                                     const HfTensorSource& source) {
-  switch (family) {
-    case HfFamily::gpt_neox:
-      return gpt_neox(name, shape, source);
-    case HfFamily::gpt2:
-      return gpt2(model, name, shape, source);
-    case HfFamily::llama:
-      return llama(model, name, shape, source);
+  const HfLink link = hf_link(family, model, name, shape);
+  std::vector<float> theirs;
+  theirs.reserve(static_cast<std::size_t>(shape.numel()));
+  for (const HfTensor& tensor : link.tensors) {
+    const std::vector<float> values = source(tensor.name, tensor.shape);
+    theirs.insert(theirs.end(), values.begin(), values.end());
   }
-  fail("internal error: unknown Hugging Face family");
+  require(static_cast<std::int64_t>(theirs.size()) == shape.numel(),
+          "the tensors of {} have {} elements; expected {} {}", name, theirs.size(), shape.numel(),
+          shape.str());
+  std::vector<float> ours(theirs.size());
+  hf_to_ours(link, sizeof(float), reinterpret_cast<const std::byte*>(theirs.data()),
+             reinterpret_cast<std::byte*>(ours.data()));
+  return ours;
 }
 
 }  // namespace neox

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <span>
 
+#include "core/base/trace.h"
+
 namespace neox {
 namespace {
 
@@ -31,6 +33,7 @@ Transformer::Transformer(const ModelConfig& model, const ModelPartition& partiti
     for (int layer = chunk.first_layer; layer < chunk.end_layer; ++layer) {
       store_.begin_block(fmt::format("layers.{}", layer));
       store_block_.push_back(store_.block_count() - 1);
+      first_parameter_.push_back(store_.size());
       blocks_.emplace_back(store_, model_, partition_, layer);
     }
     chunk_layers_.back().end = blocks_.size();
@@ -125,9 +128,19 @@ Context Transformer::context(const Execution& run, const MicroBatchView& batch, 
   require(batch.seq <= model_.max_position_embeddings,
           "a sequence of {} tokens exceeds max_position_embeddings = {}", batch.seq,
           model_.max_position_embeddings);
-  return {run.ops,          run.stream, store_, run.tensor, keep,
-          run.scratch,      gradients,  batch,  training,   recompute == Recompute::selective,
-          run.dropout_seed, run.step};
+  return {run.ops,
+          run.stream,
+          store_,
+          run.tensor,
+          keep,
+          run.scratch,
+          gradients,
+          batch,
+          training,
+          recompute == Recompute::selective,
+          run.dropout_seed,
+          run.step,
+          training ? run.dropout_position : nullptr};
 }
 
 Recompute Transformer::recompute_of(const Execution& run, const ChunkLayers& layers,
@@ -281,6 +294,31 @@ void Transformer::head_loss(const Execution& run, const Context& ctx, ConstTenso
 
 // ---- training -----------------------------------------------------------------------------------
 
+template <class Work>
+void Transformer::run_block(const Execution& run, const MicroBatchView& batch, BlockCall::Part part,
+                            std::size_t i, std::size_t at, ChunkPass& pass, ConstTensor input,
+                            ConstTensor output, Work&& work) {
+  const trace::Range range("layer", blocks_[i].layer());
+  if (run.graphs == nullptr) return work();
+  BlockCall call;
+  call.part = part;
+  call.block = i;
+  call.batch = batch.batch;
+  call.seq = batch.seq;
+  call.input = input.data;
+  call.output = output.data;
+  const ParameterId first = first_parameter_[i];
+  call.weights = store_.weight(first).data;
+  if (part == BlockCall::Part::backward && !pass.split()) {
+    call.gradients = store_.grad(first).data;
+    call.accumulates = store_.accumulates(first);
+  }
+  call.arenas = {&pass.keep, &run.recompute, &run.scratch, pass.gradients};
+  call.saved = &pass.saved[at];
+  call.block_gradients = &pass.block_gradients[at];
+  run.graphs->run(call, work);
+}
+
 void Transformer::take_input(const Execution& run, const MicroBatchView& batch,
                              ChunkPass& pass) const {
   pass.input = pass.keep.take(residual_shape(run, batch), store_.compute_dtype());
@@ -307,14 +345,16 @@ void Transformer::forward(const Execution& run, const MicroBatchView& batch, int
     const Recompute recompute = recompute_of(run, layers, i);
     const Tensor y = pass.keep.take(shape, store_.compute_dtype());
     pass.inputs[at] = x;
-    if (recompute == Recompute::full) {
-      const ArenaScope drop(run.recompute);
-      const Context dropped = context(run, batch, true, run.recompute, run.scratch);
-      blocks_[i].forward(dropped, rotary_, x, y, pass.saved[at]);
-    } else {
-      const Context ctx = context(run, batch, true, pass.keep, run.scratch, recompute);
-      blocks_[i].forward(ctx, rotary_, x, y, pass.saved[at]);
-    }
+    run_block(run, batch, BlockCall::Part::forward, i, at, pass, x, y, [&] {
+      if (recompute == Recompute::full) {
+        const ArenaScope drop(run.recompute);
+        const Context dropped = context(run, batch, true, run.recompute, run.scratch);
+        blocks_[i].forward(dropped, rotary_, x, y, pass.saved[at]);
+      } else {
+        const Context ctx = context(run, batch, true, pass.keep, run.scratch, recompute);
+        blocks_[i].forward(ctx, rotary_, x, y, pass.saved[at]);
+      }
+    });
     x = y;
   }
   pass.output = x;
@@ -343,13 +383,17 @@ void Transformer::backward(const Execution& run, const MicroBatchView& batch, in
     const std::size_t mark = again_keep.mark();
     if (recompute == Recompute::full) {
       const ArenaScope output(run.scratch);
-      const Context again = context(run, batch, true, again_keep, run.scratch);
-      blocks_[i].forward(again, rotary_, pass.inputs[at],
-                         run.scratch.take(shape, store_.compute_dtype()), pass.saved[at]);
+      const Tensor y = run.scratch.take(shape, store_.compute_dtype());
+      run_block(run, batch, BlockCall::Part::again, i, at, pass, pass.inputs[at], y, [&] {
+        const Context again = context(run, batch, true, again_keep, run.scratch);
+        blocks_[i].forward(again, rotary_, pass.inputs[at], y, pass.saved[at]);
+      });
     }
     const Context ctx = context(run, batch, true, pass.keep, gradients, recompute);
     if (!pass.split()) begin_gradients(run, {&store_block_[i], 1});
-    blocks_[i].backward(ctx, rotary_, gradient, pass.saved[at], dx, pass.block_gradients[at]);
+    run_block(run, batch, BlockCall::Part::backward, i, at, pass, gradient, dx, [&] {
+      blocks_[i].backward(ctx, rotary_, gradient, pass.saved[at], dx, pass.block_gradients[at]);
+    });
     if (!pass.split()) {
       again_keep.release(mark);
       end_gradients(run, {&store_block_[i], 1});

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/model/block.h"
+#include "core/model/block_graphs.h"
 #include "core/model/block_observer.h"
 
 namespace neox {
@@ -26,6 +27,10 @@ struct Execution {
   std::int64_t loss_chunk = 1024;  ///< tokens whose logits are in memory at once
   std::uint64_t dropout_seed = 0;
   std::int64_t step = 0;
+  /// With graphs, blocks of chunks that train are launched from recordings, and dropout reads where
+  /// it is in device memory.
+  BlockGraphs* graphs = nullptr;
+  const DropoutPosition* dropout_position = nullptr;
 };
 
 /// One micro-batch in one chunk, between the start of its forward and the end of its backward.
@@ -119,6 +124,11 @@ class Transformer {
   Recompute recompute_of(const Execution& run, const ChunkLayers& layers, std::size_t block) const;
   Context context(const Execution& run, const MicroBatchView& batch, bool training, Arena& keep,
                   Arena& gradients, Recompute recompute = Recompute::none) const;
+  /// Does `work`, a call of block i of a pass, as run.graphs says.
+  template <class Work>
+  void run_block(const Execution& run, const MicroBatchView& batch, BlockCall::Part part,
+                 std::size_t i, std::size_t at, ChunkPass& pass, ConstTensor input,
+                 ConstTensor output, Work&& work);
   Shape residual_shape(const Execution& run, const MicroBatchView& batch) const;
   void add_embedding();
   void add_head();
@@ -149,7 +159,8 @@ class Transformer {
   ParameterId output_ = -1;  // -1: the word embedding
   bool tied_across_stages_ = false;
   std::vector<Block> blocks_;
-  std::vector<int> store_block_;  // of each of blocks_
+  std::vector<int> store_block_;              // of each of blocks_
+  std::vector<ParameterId> first_parameter_;  // likewise
   std::vector<ChunkLayers> chunk_layers_;
   // Of the store. The head's include its own copy of a table that is shared across stages, which is
   // a block by itself there and on the first stage, so that its gradient lies alike on both.

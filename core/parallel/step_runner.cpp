@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "comm/activity.h"
+#include "core/base/trace.h"
 #include "kernels/dry_run/dry_run_backend.h"
 
 namespace neox {
@@ -21,6 +22,9 @@ StepRunner::StepRunner(Transformer& model, const Backend& ops, Stream& stream,
       recompute_(ops.device(), dry_run_),
       scratch_(ops.device(), dry_run_),
       passes_(ops.device(), model.chunk_count(), dry_run_) {
+  const bool records = device_tools(ops.device().kind).why_no_graphs().empty();
+  if (options.graphs == GraphMode::automatic && !records) options_.graphs = GraphMode::off;
+  if (options_.graphs != GraphMode::off && !dry_run_) graphs_.emplace(stream, options_.graphs);
   allocate_inputs();
   const Room room = this->room();
   measure(measuring, room.passes);
@@ -93,6 +97,14 @@ void StepRunner::allocate_inputs() {
   host_losses_ = OwnedTensor(all, DType::f32, {}, dry_run_);
   positions_ = OwnedTensor({rows}, DType::i32, device, dry_run_);
   first_samples_.resize(static_cast<std::size_t>(options_.micro_batches));
+  const ModelConfig& model = model_.config();
+  if (options_.graphs != GraphMode::off &&
+      (model.hidden_dropout > 0 || model.attention_dropout > 0)) {
+    static_assert(sizeof(DropoutPosition) == 2 * sizeof(std::int64_t));
+    dropout_positions_ = OwnedTensor({options_.micro_batches, 2}, DType::i64, device, dry_run_);
+    host_dropout_positions_ = OwnedTensor({options_.micro_batches, 2}, DType::i64, {}, dry_run_);
+    dropout_position_ = OwnedTensor({2}, DType::i64, device, dry_run_);
+  }
   if (dry_run_) return;
   std::vector<std::int32_t> positions(static_cast<std::size_t>(rows));
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -149,10 +161,11 @@ RunnerMemory StepRunner::memory() const {
     memory.messages = send_forward_->bytes() + send_backward_->bytes() + receive_forward_->bytes() +
                       receive_backward_->bytes() + border_.tensor.bytes();
   }
-  for (const OwnedTensor* t : {&ids_, &positions_, &labels_, &weights_, &losses_}) {
+  for (const OwnedTensor* t : {&ids_, &positions_, &labels_, &weights_, &losses_,
+                               &dropout_positions_, &dropout_position_}) {
     memory.inputs += t->tensor.bytes();
   }
-  for (const OwnedTensor* t : {&host_weights_, &host_losses_}) {
+  for (const OwnedTensor* t : {&host_weights_, &host_losses_, &host_dropout_positions_}) {
     memory.host_copies += t->tensor.bytes();
   }
   return memory;
@@ -173,6 +186,13 @@ Execution StepRunner::execution(const Backend& ops, const TensorParallel& tensor
   run.loss_chunk = options_.loss_chunk;
   run.dropout_seed = options_.dropout_seed;
   run.step = step;
+  if (&ops == &ops_ && graphs_) {
+    run.graphs = &*graphs_;
+    if (dropout_position_.tensor) {
+      run.dropout_position =
+          reinterpret_cast<const DropoutPosition*>(dropout_position_.tensor.data);
+    }
+  }
   return run;
 }
 
@@ -201,6 +221,22 @@ void StepRunner::upload(std::span<const MicroBatch> batches, double weight_scale
     copy(stream_, part(host_weights_), part(weights_));
     first_samples_[i] = batch.first_sample;
   }
+}
+
+void StepRunner::upload_dropout_positions(const Execution& run,
+                                          std::span<const MicroBatch> batches) {
+  if (run.dropout_position == nullptr) return;
+  auto* at = reinterpret_cast<DropoutPosition*>(host_dropout_positions_.tensor.data);
+  for (const MicroBatch& batch : batches) {
+    *at++ = {static_cast<std::uint64_t>(run.step), batch.first_sample};
+  }
+  copy(stream_, host_dropout_positions_, dropout_positions_);
+}
+
+void StepRunner::set_dropout_position(const Execution& run, int micro_batch) {
+  if (run.dropout_position == nullptr) return;
+  copy(stream_, dropout_positions_.tensor.slice(micro_batch, micro_batch + 1),
+       dropout_position_.tensor);
 }
 
 MicroBatchView StepRunner::view(int micro_batch) const {
@@ -245,13 +281,17 @@ double StepRunner::masked_loss_sum(std::span<const MicroBatch> batches) {
 
 double StepRunner::train(std::span<const MicroBatch> batches, double gradient_scale,
                          std::int64_t step, BlockObserver& observer) {
+  enter(Phase::inputs);
   upload(batches, gradient_scale);
   const Execution run = execution(ops_, tensor_, step, &observer);
+  upload_dropout_positions(run, batches);
   for (const Action& action : actions_for(training_, options_.schedule, batches.size())) {
     Activity::set(name_of(action.kind), step + 1, action.micro_batch);
+    const trace::Range range(name_of(action.kind), action.micro_batch);
     act(run, action);
   }
   if (place_.stages > 1) {
+    enter(Phase::messages);
     send_forward_->finish(stream_);
     send_backward_->finish(stream_);
   }
@@ -267,6 +307,8 @@ void StepRunner::act(const Execution& run, const Action& action) {
     case ActionKind::backward_input:
       return act_backward(run, action);
     case ActionKind::backward_weight: {
+      enter(Phase::backward);
+      set_dropout_position(run, micro_batch);  // the embedding's
       ChunkPass& pass = passes_.find(chunk, micro_batch);
       model_.backward_weight(run, view(micro_batch), chunk, pass);
       return passes_.release(chunk, micro_batch);
@@ -278,8 +320,10 @@ void StepRunner::act(const Execution& run, const Action& action) {
     // A send follows the computation whose result it sends. That of a backward has been copied,
     // because the pass may be over.
     case ActionKind::send_forward:
+      enter(Phase::messages);
       return send_forward_->send(passes_.find(chunk, micro_batch).output, peer, stream_);
     case ActionKind::send_backward:
+      enter(Phase::messages);
       return send_backward_->send(border_, peer, stream_);
   }
 }
@@ -288,9 +332,12 @@ void StepRunner::act_forward(const Execution& run, const Action& action) {
   const MicroBatchView batch = view(action.micro_batch);
   ChunkPass& pass = passes_.acquire(action.chunk, action.micro_batch);
   if (!model_.chunk(action.chunk).embedding) {
+    enter(Phase::messages);
     model_.take_input(run, batch, pass);
     receive_forward_->take(action.micro_batch, action.chunk, pass.input, stream_);
   }
+  enter(Phase::forward);
+  set_dropout_position(run, action.micro_batch);
   model_.forward(run, batch, action.chunk, pass);
 }
 
@@ -299,10 +346,13 @@ void StepRunner::act_backward(const Execution& run, const Action& action) {
   const MicroBatchView batch = view(micro_batch);
   ChunkPass& pass = passes_.find(chunk, micro_batch);
   if (!model_.chunk(chunk).head) {
+    enter(Phase::messages);
     // The output has been sent (by copy) and is not read again.
     pass.output_gradient = pass.output;
     receive_backward_->take(micro_batch, chunk, pass.output_gradient, stream_);
   }
+  enter(Phase::backward);
+  set_dropout_position(run, micro_batch);
   if (kind == ActionKind::backward_input) passes_.split(pass);
   model_.backward(run, batch, chunk, pass, losses_of(micro_batch));
   if (!model_.chunk(chunk).embedding) copy(stream_, pass.input_gradient, border_);

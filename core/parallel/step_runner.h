@@ -11,6 +11,7 @@
 #include "core/model/transformer.h"
 #include "core/parallel/message_buffers.h"
 #include "core/parallel/pass_pool.h"
+#include "core/parallel/phase_clock.h"
 #include "core/parallel/schedule.h"
 #include "io/data/batch_loader.h"
 
@@ -34,6 +35,7 @@ struct RunnerOptions {
   int recompute_layers = -1;  ///< of each chunk; -1: all
   std::int64_t loss_chunk = 1024;
   std::uint64_t dropout_seed = 0;
+  GraphMode graphs = GraphMode::off;  ///< of a model without tensor parallelism
 };
 
 /// Bytes of a runner's memory by what they are for.
@@ -58,6 +60,11 @@ class StepRunner {
                BlockObserver& observer);
   /// sum(mask * loss), no dropout, no gradients; on the last stage.
   double evaluate(std::span<const MicroBatch> batches, BlockObserver& observer);
+
+  /// Is told from the next step on what the stream does; null: nobody is.
+  void set_clock(PhaseClock* clock) { clock_ = clock; }
+  /// Calls of blocks that are recorded and launched; null without graphs.
+  const BlockGraphs* graphs() const { return graphs_ ? &*graphs_ : nullptr; }
 
   RunnerMemory memory() const;
   /// Nanoseconds that this stage has stood still for messages of its neighbours: the pipeline's
@@ -89,6 +96,11 @@ class StepRunner {
   double masked_loss_sum(std::span<const MicroBatch> batches);
   bool has_head() const;
 
+  void enter(Phase phase) const {
+    if (clock_ != nullptr) clock_->enter(phase);
+  }
+  void upload_dropout_positions(const Execution& run, std::span<const MicroBatch> batches);
+  void set_dropout_position(const Execution& run, int micro_batch);
   void act(const Execution& run, const Action& action);
   void act_forward(const Execution& run, const Action& action);
   void act_backward(const Execution& run, const Action& action);
@@ -112,6 +124,11 @@ class StepRunner {
   OwnedTensor ids_, positions_, labels_, weights_, losses_;  // [micro-batches, rows]
   OwnedTensor host_weights_, host_losses_;
   std::vector<std::int64_t> first_samples_;
+  // With graphs and dropout: DropoutPosition of each micro-batch, [micro-batches, 2] of i64, and of
+  // the one that the stream works on.
+  OwnedTensor dropout_positions_, host_dropout_positions_, dropout_position_;
+  std::optional<BlockGraphs> graphs_;
+  PhaseClock* clock_ = nullptr;
 };
 
 }  // namespace neox

@@ -8,6 +8,7 @@
 #include "comm/dry_run_communicator.h"
 #include "comm/host_name.h"
 #include "core/base/format.h"
+#include "core/base/trace.h"
 #include "core/model/init.h"
 #include "core/optim/update_rule.h"
 #include "core/parallel/layout.h"
@@ -31,7 +32,22 @@ Recompute recompute_mode(const std::string& name) {
   return name == "selective" ? Recompute::selective : Recompute::full;
 }
 
-RunnerOptions runner_options(const Config& config) {
+// Tensor-parallel ranks talk in the middle of a layer, by threads of the host or by NCCL's.
+GraphMode graph_mode(const Config& config, const ParallelLayout& layout) {
+  const std::string& word = config.system.cuda_graphs;
+  const bool on = word == "on";
+  if (layout.tensor > 1) {
+    require(!on,
+            "system.cuda_graphs = on does not go with tensor parallelism "
+            "(parallel.model_parallel_size = {}); use auto",
+            layout.tensor);
+    return GraphMode::off;
+  }
+  if (word == "off") return GraphMode::off;
+  return on ? GraphMode::on : GraphMode::automatic;
+}
+
+RunnerOptions runner_options(const Config& config, const ParallelLayout& layout) {
   RunnerOptions options;
   options.micro_batch = config.batch.train_micro_batch_size_per_gpu;
   options.seq_length = config.model.seq_length;
@@ -43,6 +59,7 @@ RunnerOptions runner_options(const Config& config) {
   }
   options.loss_chunk = config.train.cross_entropy_chunk;
   options.dropout_seed = static_cast<std::uint64_t>(config.train.seed_dropout);
+  options.graphs = graph_mode(config, layout);
   return options;
 }
 
@@ -89,7 +106,8 @@ std::string MemoryPlan::table() const {
 }
 
 Engine::Engine(Communicator& world, const Config& config, EngineMode mode, Device device)
-    : ops_(make_backend(device, {config.train.deterministic})),
+    : ops_(make_backend(device, {.deterministic = config.train.deterministic,
+                                 .tf32 = config.precision.allow_tf32})),
       stream_(make_stream(device)),
       topology_(world, parallel_layout(config.parallel, world.size()),
                 gather_hosts(world, host_name())),
@@ -132,7 +150,12 @@ Engine::Engine(Communicator& world, const Config& config, EngineMode mode, Devic
   measuring_group_ = make_dry_run_communicator(tensor.rank(), tensor.size());
   runner_.emplace(model_, *ops_, *stream_, place, TensorParallel(tensor, partition.rows_sharded),
                   TensorParallel(*measuring_group_, partition.rows_sharded),
-                  runner_options(config));
+                  runner_options(config, topology_.layout()));
+}
+
+void Engine::measure_phases() {
+  clock_.emplace(*stream_);
+  runner_->set_clock(&*clock_);
 }
 
 void Engine::initialise(std::uint64_t seed) {
@@ -141,17 +164,34 @@ void Engine::initialise(std::uint64_t seed) {
 
 Engine::StepResult Engine::train_step(std::span<const MicroBatch> batches, double gradient_scale,
                                       std::int64_t step, double lr, const StepLimits& limits) {
+  const trace::Range range("step", step + 1);
+  const auto enter = [&](Phase phase) {
+    if (clock_) clock_->enter(phase);
+  };
+  if (clock_) clock_->begin_step();
   data_parallel_->begin_step(static_cast<std::int64_t>(batches.size()));
   StepResult result;
   result.loss_sum = runner_->train(batches, gradient_scale, step, *data_parallel_);
   // The ranks of a tensor group computed the same losses.
   if (topology_.coordinates().tensor != 0) result.loss_sum = 0.0;
   Activity::set("gradient reduction", step + 1);
-  data_parallel_->finish_gradients();
+  enter(Phase::reduction);
+  {
+    const trace::Range reduction("gradient reduction");
+    data_parallel_->finish_gradients();
+  }
   Activity::set("optimizer", step + 1);
-  const UpdateResult update =
-      optimizer_->step(lr, {result.loss_sum * gradient_scale, limits.loss, limits.grad_norm});
+  if (on_update_) on_update_();
+  enter(Phase::optimizer);
+  UpdateResult update;
+  {
+    const trace::Range optimizer("optimizer");
+    update =
+        optimizer_->step(lr, {result.loss_sum * gradient_scale, limits.loss, limits.grad_norm});
+  }
+  enter(Phase::weights);
   data_parallel_->gather_weights();
+  if (clock_) clock_->end_step();
   result.loss = update.loss;
   result.grad_norm = update.grad_norm;
   result.applied = update.applied;

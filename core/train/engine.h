@@ -3,6 +3,7 @@
 // the steps over them. No files, no loop, no log: those are the Trainer's.
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -82,8 +83,18 @@ class Engine {
                         std::int64_t step, double lr) {
     return train_step(batches, gradient_scale, step, lr, StepLimits{});
   }
+  /// `hook` is called in every step when its gradients are known, before it changes weights or
+  /// optimizer state: who still reads those holds the step up there. One at a time; empty: none.
+  void on_update(std::function<void()> hook) { on_update_ = std::move(hook); }
   /// This rank's share of the sum of losses over unmasked tokens. Collective.
   double evaluate(std::span<const MicroBatch> batches);
+
+  /// From the next step on, when each phase of a step begins is recorded on the device.
+  void measure_phases();
+  /// Seconds of each phase of the last step, of a rank that measures them; waits for the device.
+  PhaseTimes phase_times() { return clock_->read(); }
+  /// Null when none are used.
+  const BlockGraphs* graphs() const { return runner_->graphs(); }
 
   /// Compares the copies of parameters that several ranks hold (ReplicaCheck). `step`: steps done.
   /// Collective; every rank throws the same Error when copies differ.
@@ -114,8 +125,10 @@ class Engine {
   CheckpointConfig checkpoint_;  // what saving will copy
   std::optional<Optimizer> optimizer_;
   std::optional<DataParallel> data_parallel_;
+  std::optional<PhaseClock> clock_;
   std::optional<StepRunner> runner_;
   std::optional<ReplicaCheck> replica_check_;
+  std::function<void()> on_update_;
 };
 
 }  // namespace neox

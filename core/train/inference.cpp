@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "core/base/log.h"
+#include "core/train/hf_files.h"
 #include "core/train/run_state.h"
 #include "io/checkpoint/checkpoint.h"
 #include "kernels/device_choice.h"
@@ -49,7 +50,12 @@ InferenceModel::InferenceModel(const Config& config, const Origins& origins)
       seed_(static_cast<std::uint64_t>(config.train.seed)) {
   const auto reader = open_checkpoint(*self_, config.checkpoint);
   const Config stored = stored_config(*reader);
-  const TokenizerConfig& t = any_set(origins, "tokenizer.") ? config.tokenizer : stored.tokenizer;
+  TokenizerConfig t = any_set(origins, "tokenizer.") ? config.tokenizer : stored.tokenizer;
+  if (!any_set(origins, "tokenizer.")) {
+    // A converted checkpoint that was moved has them beside it.
+    t.vocab_file = beside_checkpoint(t.vocab_file, reader->path());
+    t.merge_file = beside_checkpoint(t.merge_file, reader->path());
+  }
   require(!t.vocab_file.empty() || t.tokenizer_type == "CharLevelTokenizer",
           "the run of {} had no tokenizer; give --tokenizer.vocab_file", reader->path());
   tokenizer_ = load_tokenizer(t.tokenizer_type, t.vocab_file, t.merge_file);

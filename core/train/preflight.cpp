@@ -4,14 +4,11 @@
 #include <array>
 
 #include "comm/activity.h"
-#include "comm/agreement.h"
 #include "comm/device_world.h"
 #include "comm/dry_run_communicator.h"
 #include "comm/mpi.h"
 #include "comm/nccl_library.h"
 #include "core/base/log.h"
-#include "core/base/version.h"
-#include "core/config/describe.h"
 #include "core/parallel/layout.h"
 #include "core/train/checkpoint_policy.h"
 #include "core/train/data_source.h"
@@ -19,6 +16,7 @@
 #include "core/train/preflight_host.h"
 #include "core/train/preflight_probe.h"
 #include "core/train/preflight_report.h"
+#include "core/train/run_setup.h"
 #include "core/train/run_state.h"
 #include "io/checkpoint/checkpoint.h"
 #include "io/checkpoint/hdf5_file.h"
@@ -46,11 +44,6 @@ bool everywhere(Communicator& world, bool mine) {
   double well = mine ? 1.0 : 0.0;
   world.host_all_reduce(std::span(&well, 1), ReduceOp::min);
   return well > 0.0;
-}
-
-DeviceTransport transport_of(const std::string& word) {
-  if (word == "nccl") return DeviceTransport::nccl;
-  return word == "mpi" ? DeviceTransport::mpi : DeviceTransport::automatic;
 }
 
 class Preflight {
@@ -214,8 +207,7 @@ class Preflight {
     if (!everywhere(world_, mine_.device_problem.empty()) || !alike) return;
     std::optional<DeviceWorld> device_world;
     note(mine_.device_problem, [&] {  // the same Error everywhere
-      device_world.emplace(world_, node_, device_,
-                           DeviceWorldOptions{transport_of(config_.system.transport)});
+      device_world.emplace(world_, node_, device_, device_world_options(config_.system));
     });
     if (!everywhere(world_, device_world.has_value())) return;
     Communicator& group = device_world->group();
@@ -237,10 +229,7 @@ class Preflight {
 
 PreflightReport run_preflight(Communicator& world, Communicator& node, const Config& config,
                               const PreflightOptions& options) {
-  const std::array<Fact, 2> facts = {
-      {{"program version", version(), "install the same version on all nodes"},
-       {"configuration", canonical_text(config), "start all ranks with the same command"}}};
-  check_equal(world, facts);
+  check_same_program(world, config);
   return Preflight(world, node, config, options).run();
 }
 

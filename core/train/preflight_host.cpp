@@ -9,7 +9,6 @@
 #include <sched.h>
 #include <sstream>
 #include <sys/resource.h>
-#include <sys/statvfs.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -17,6 +16,7 @@
 #include <omp.h>
 
 #include "comm/activity.h"
+#include "core/base/rng.h"
 #include "io/checkpoint/directory.h"
 #include "io/checkpoint/posix_file.h"
 
@@ -101,9 +101,8 @@ std::int64_t memory_available(const std::string& root) {
 }
 
 std::int64_t disk_free(const std::string& path) {
-  struct statvfs disk {};
-  if (::statvfs(path.c_str(), &disk) != 0) return kUnknown;
-  return static_cast<std::int64_t>(disk.f_bavail * disk.f_frsize);
+  const auto space = disk_space(path);
+  return space ? space->bytes : kUnknown;
 }
 
 void measure_host(RankFacts& facts) {
@@ -123,15 +122,10 @@ double timed_write(const std::string& directory, std::int64_t bytes) {
   const PosixFile file(directory + "/" + temporary_file_name(0), O_RDWR | O_CREAT | O_EXCL);
   remove_file(file.path());
   // Bytes that no file system can compress, or make a hole of.
-  std::vector<std::uint64_t> block(std::size_t{1} << 17);
-  std::uint64_t state = 0x9e3779b97f4a7c15u;
-  for (std::uint64_t& word : block) {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    word = state;
-  }
-  const auto size = static_cast<std::int64_t>(block.size() * sizeof(std::uint64_t));
+  std::vector<std::uint32_t> block(std::size_t{1} << 18);
+  const RngKey key = RngKey::for_tensor(0, "preflight");
+  for (std::size_t i = 0; i < block.size(); ++i) block[i] = philox_word(key, i);
+  const auto size = static_cast<std::int64_t>(block.size() * sizeof(std::uint32_t));
   const auto start = std::chrono::steady_clock::now();
   for (std::int64_t done = 0; done < bytes; done += size) {
     file.write(block.data(), std::min(size, bytes - done), done);

@@ -16,8 +16,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kRounds = 5;
 constexpr double kRoundSeconds = 0.02;
-constexpr int kMostCalls = 200;  // of a round
-constexpr int kMessages = 3;     // timed in each round between two nodes
+constexpr int kMessages = 3;  // timed in each round between two nodes
 constexpr int kPings = 8;
 
 double since(Clock::time_point start) {
@@ -37,22 +36,23 @@ Sizes sizes_for(DeviceKind kind) {
   return {};
 }
 
-// Median seconds of one call, `calls` of which are queued at once.
+// Median over rounds of the seconds that a call takes. A round ends by the clock, so that one that
+// is disturbed is as long as the others.
 template <class F>
 double median_seconds(Stream& stream, F&& call) {
   call();  // plans, packed weights, first touch
   stream.synchronize();
-  auto start = Clock::now();
-  call();
-  stream.synchronize();
-  const double one = std::max(since(start), 1e-7);
-  const int calls = std::clamp(static_cast<int>(std::ceil(kRoundSeconds / one)), 1, kMostCalls);
   std::vector<double> rounds;
   for (int round = 0; round < kRounds; ++round) {
-    start = Clock::now();
-    for (int i = 0; i < calls; ++i) call();
-    stream.synchronize();
-    rounds.push_back(since(start) / calls);
+    const auto start = Clock::now();
+    double elapsed = 0.0;
+    int calls = 0;
+    for (; elapsed < kRoundSeconds; ++calls) {
+      call();
+      stream.synchronize();
+      elapsed = since(start);
+    }
+    rounds.push_back(elapsed / calls);
     Activity::tick();
   }
   return median(std::move(rounds));

@@ -40,9 +40,21 @@ RunSaver::RunSaver(Communicator& world, Engine& engine, const Config& config,
             "; the CPU engine needs none with checkpoint.async_save = false";
   }
   agree(world, "allocating the memory that checkpoints are copied to", error);
+  engine.on_update([this] { wait_for_copy(); });
   if (world.rank() == 0 && !c.post_save_command.empty()) {
     command_.emplace(c.post_save_command, std::chrono::duration<double>(c.post_save_timeout));
   }
+}
+
+RunSaver::~RunSaver() {
+  engine_.on_update({});
+}
+
+void RunSaver::wait_for_copy() {
+  if (!pending_ || !snapshot_) return;
+  const auto begin = Clock::now();
+  snapshot_->wait();
+  stall_seconds_ += seconds_since(begin);
 }
 
 void RunSaver::set_saved(std::int64_t step) {
@@ -94,7 +106,8 @@ void RunSaver::start(const Progress& progress) {
   try {
     RunImage image =
         run_image(engine_.model(), engine_.optimizer(), config_, config_text_, progress);
-    if (snapshot_) snapshot_->take(image.tensors, engine_.stream());
+    if (snapshot_) snapshot_->place(image.tensors, engine_.stream());
+    if (snapshot_ && !background_) snapshot_->fill();
     SaveOptions options = save_options(config_.checkpoint);
     // What the command still reads (an upload, say) goes at a later save.
     options.keep = [this, milestone = options.keep](std::int64_t step) {
@@ -102,8 +115,8 @@ void RunSaver::start(const Progress& progress) {
     };
     options.discarded = [this](std::int64_t step) { return discarded_.contains(step); };
     pending_.emplace(world_, config_.checkpoint.save, image.tensors, image.info, options);
-    if (background_) pending_->start();
-    stood_still_ = seconds_since(begin);
+    if (background_) pending_->start([this] { snapshot_->fill(); });
+    stall_seconds_ = seconds_since(begin);
   } catch (const Error& error) {
     failed(error.what());
   }
@@ -115,7 +128,7 @@ void RunSaver::commit() {
   const auto begin = Clock::now();
   try {
     pending_->start_commit();
-    stood_still_ += seconds_since(begin);
+    stall_seconds_ += seconds_since(begin);
   } catch (const Error& error) {
     failed(error.what());
   }
@@ -131,15 +144,15 @@ void RunSaver::complete() {
     saved_step_ = pending_step_;
     discarded_.erase(saved_step_);
     failures_ = 0;
-    stood_still_ += seconds_since(begin);
-    longest_save_seconds_ = std::max(longest_save_seconds_, stood_still_ + report.seconds());
+    stall_seconds_ += seconds_since(begin);
+    longest_save_seconds_ = std::max(longest_save_seconds_, stall_seconds_ + report.seconds());
     const std::string stall =
-        background_ ? fmt::format("; training stood still for {:.2f} s", stood_still_) : "";
+        background_ ? fmt::format("; training stood still for {:.2f} s", stall_seconds_) : "";
     log_info("saved {} ({} in {:.2f} s, {:.2f} GB/s{})", report.path,
              format_bytes(static_cast<std::uint64_t>(report.bytes)), report.seconds(),
              static_cast<double>(report.bytes) / 1e9 / report.seconds(), stall);
     if (command_) command_->add(saved_step_, report.path);
-    print_best_interval(report, stood_still_);
+    print_best_interval(report, stall_seconds_);
   } catch (const Error& error) {
     failed(error.what());
   }

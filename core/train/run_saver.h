@@ -28,11 +28,15 @@ class RunSaver {
   /// the copy's memory; throws the same Error on every rank when it is missing anywhere.
   RunSaver(Communicator& world, Engine& engine, const Config& config, std::string config_text,
            std::chrono::milliseconds first_retry = std::chrono::seconds(10));
+  ~RunSaver();
+  RunSaver(const RunSaver&) = delete;
+  RunSaver& operator=(const RunSaver&) = delete;
 
-  /// Saves the state of now, unless it is saved or under way already: returns when a copy is made,
-  /// and the next steps may change the state. Finishes an older save first. Does nothing while an
-  /// attempt after a failure is due: however often a run saves, a disk that is full for a minute
-  /// does not use up max_failures.
+  /// Saves the state of now, unless it is saved or under way already. In the background a copy of
+  /// the state is made beside the next step's forward and backward, and its update waits for that
+  /// (Engine::on_update); nothing else may change the state before. Finishes an older save first.
+  /// Does nothing while an attempt after a failure is due: however often a run saves, a disk that
+  /// is full for a minute does not use up max_failures.
   void begin(const Progress& progress);
 
   /// A save is under way; the same on all ranks.
@@ -53,6 +57,8 @@ class RunSaver {
 
   /// What the slowest save took, from the copy to the last byte on the disk.
   double longest_save_seconds() const { return longest_save_seconds_; }
+  /// How long the last save has kept training waiting so far.
+  double stall_seconds() const { return stall_seconds_; }
 
   /// Before the program leaves: waits for post_save_command, at most post_save_timeout seconds.
   void finish_commands();
@@ -65,6 +71,7 @@ class RunSaver {
 
  private:
   void attempt(const Progress& progress);
+  void wait_for_copy();
   void start(const Progress& progress);
   void commit();
   void complete();
@@ -80,7 +87,7 @@ class RunSaver {
   std::optional<HostSnapshot> snapshot_;  // where saving needs a copy
   std::optional<CheckpointSave> pending_;
   std::int64_t pending_step_ = -1;
-  double stood_still_ = 0;  // seconds that the pending save has kept training waiting
+  double stall_seconds_ = 0;
   double longest_save_seconds_ = 0;
   std::int64_t saved_step_ = -1;      // newest committed
   std::set<std::int64_t> discarded_;  // on rank 0: checkpoints that the run did not continue from

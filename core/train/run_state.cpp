@@ -43,20 +43,19 @@ CheckpointTensor checkpoint_tensor(const ParameterStore& store, const std::strin
   return tensor;
 }
 
-Attributes model_attributes(const ModelConfig& model, const std::string& parameter) {
-  Attributes attributes{{"name", parameter}};
-  if (parameter.find("query_key_value") != std::string::npos) {
-    attributes["row_layout"] = std::string("[head][q,k,v][head_dim]");
-  }
-  if (parameter.starts_with("embed_in") || parameter.starts_with("embed_out")) {
-    attributes["vocab_size"] = model.vocab_size;
-  }
-  return attributes;
+std::string shared_path(const SharedState& state) {
+  return checkpoint_path(fmt::format("{}/{}", kOptimizer, state.name), state.parameter);
+}
+
+Shard shared_shard(const SharedState& state) {
+  const Shape& shape = state.tensor.shape;
+  return {shared_path(state), DType::f32, shape, Slice::whole(shape), state.tensor};
 }
 
 // What this rank writes: the elements that it owns of parameters that it counts. Over all ranks
 // that is every element of the model exactly once.
-std::vector<CheckpointTensor> run_tensors(const Transformer& model, bool with_optimizer) {
+std::vector<CheckpointTensor> run_tensors(const Transformer& model, const Optimizer& optimizer,
+                                          bool with_optimizer) {
   const ParameterStore& store = model.parameters();
   std::vector<CheckpointTensor> tensors;
   for (ParameterId id = 0; id < store.size(); ++id) {
@@ -75,6 +74,13 @@ std::vector<CheckpointTensor> run_tensors(const Transformer& model, bool with_op
       }
     }
   }
+  if (!with_optimizer || !optimizer.saves_shared_states()) return tensors;
+  for (const SharedState& state : optimizer.shared_states()) {
+    CheckpointTensor& tensor = tensors.emplace_back();
+    tensor.path = shared_path(state);
+    tensor.shard = shared_shard(state);
+    tensor.write_end = state.tensor.numel();
+  }
   return tensors;
 }
 
@@ -86,40 +92,6 @@ void add_guards(const GuardState& guards, CheckpointInfo& info) {
                           {"rewinds", guards.rewinds},
                           {"rewound_samples", text_of(guards.rewound_samples)}};
   if (!guards.losses.empty()) info.texts[kWindow] = window_text(guards);
-}
-
-CheckpointInfo run_info(const Transformer& model, const Optimizer& optimizer, const Config& config,
-                        const std::string& config_text, const Progress& progress) {
-  CheckpointInfo info;
-  info.step = progress.step;
-  info.consumed_samples = progress.consumed_samples;
-  info.consumed_tokens = progress.consumed_tokens;
-  info.groups[kOptimizer] = {{"type", config.optimizer.type},
-                             {"beta1", config.optimizer.betas[0]},
-                             {"beta2", config.optimizer.betas[1]},
-                             {"eps", config.optimizer.eps},
-                             {"weight_decay", config.optimizer.weight_decay},
-                             {"momentum", config.optimizer.momentum},
-                             {"adam_step", optimizer.steps_taken()}};
-  info.groups["/schedule"] = {{"kind", config.schedule.lr_decay_style},
-                              {"lr", config.optimizer.lr},
-                              {"min_lr", config.schedule.min_lr},
-                              {"warmup", config.schedule.warmup},
-                              {"decay_iters", config.schedule.lr_decay_iters}};
-  info.groups["/data"] = {{"seed", config.train.seed_data},
-                          {"consumed_samples", progress.consumed_samples},
-                          {"consumed_tokens", progress.consumed_tokens},
-                          {"next_sample", progress.next_sample}};
-  add_guards(progress.guards, info);
-  // Counter-based: the seeds and the step are the whole state of every generator.
-  info.groups["/rng"] = {{"kind", std::string("philox4x32-10")},
-                         {"seed_init", config.train.seed_init},
-                         {"seed_dropout", config.train.seed_dropout}};
-  info.texts[kConfigText] = config_text;
-  if (!model.config().no_weight_tying) {
-    info.links["/model/embed_out/weight"] = "/model/embed_in/weight";
-  }
-  return info;
 }
 
 // Reads elements of tensors stored in any float dtype.
@@ -213,6 +185,7 @@ void clear_optimizer(ParameterStore& store, Optimizer& optimizer, Stream& stream
       }
     }
   }
+  optimizer.clear_shared_states();
   optimizer.set_steps_taken(0);
 }
 
@@ -224,16 +197,63 @@ std::string checkpoint_path(const std::string& section, const std::string& param
   return path;
 }
 
-RunImage run_image(const Transformer& model, const Optimizer& optimizer, const Config& config,
-                   const std::string& config_text, const Progress& progress) {
-  return {run_tensors(model, !config.checkpoint.no_save_optim),
-          run_info(model, optimizer, config, config_text, progress)};
+Attributes model_attributes(const ModelConfig& model, const std::string& parameter) {
+  Attributes attributes{{"name", parameter}};
+  if (parameter.find("query_key_value") != std::string::npos) {
+    attributes["row_layout"] = std::string("[head][q,k,v][head_dim]");
+  }
+  if (parameter.starts_with("embed_in") || parameter.starts_with("embed_out")) {
+    attributes["vocab_size"] = model.vocab_size;
+  }
+  return attributes;
 }
 
-std::size_t checkpoint_copy_bytes(const Transformer& model, const CheckpointConfig& config) {
+CheckpointInfo checkpoint_info(const Config& config, const ModelConfig& model,
+                               const std::string& config_text, const Progress& progress,
+                               std::int64_t optimizer_steps) {
+  CheckpointInfo info;
+  info.step = progress.step;
+  info.consumed_samples = progress.consumed_samples;
+  info.consumed_tokens = progress.consumed_tokens;
+  info.groups[kOptimizer] = {{"type", config.optimizer.type},
+                             {"beta1", config.optimizer.betas[0]},
+                             {"beta2", config.optimizer.betas[1]},
+                             {"eps", config.optimizer.eps},
+                             {"weight_decay", config.optimizer.weight_decay},
+                             {"momentum", config.optimizer.momentum},
+                             {"adam_step", optimizer_steps}};
+  info.groups["/schedule"] = {{"kind", config.schedule.lr_decay_style},
+                              {"lr", config.optimizer.lr},
+                              {"min_lr", config.schedule.min_lr},
+                              {"warmup", config.schedule.warmup},
+                              {"decay_iters", config.schedule.lr_decay_iters}};
+  info.groups["/data"] = {{"seed", config.train.seed_data},
+                          {"consumed_samples", progress.consumed_samples},
+                          {"consumed_tokens", progress.consumed_tokens},
+                          {"next_sample", progress.next_sample}};
+  add_guards(progress.guards, info);
+  // Counter-based: the seeds and the step are the whole state of every generator.
+  info.groups["/rng"] = {{"kind", std::string("philox4x32-10")},
+                         {"seed_init", config.train.seed_init},
+                         {"seed_dropout", config.train.seed_dropout}};
+  info.texts[kConfigText] = config_text;
+  if (!model.no_weight_tying) {
+    info.links["/model/embed_out/weight"] = "/model/embed_in/weight";
+  }
+  return info;
+}
+
+RunImage run_image(const Transformer& model, const Optimizer& optimizer, const Config& config,
+                   const std::string& config_text, const Progress& progress) {
+  return {run_tensors(model, optimizer, !config.checkpoint.no_save_optim),
+          checkpoint_info(config, model.config(), config_text, progress, optimizer.steps_taken())};
+}
+
+std::size_t checkpoint_copy_bytes(const Transformer& model, const Optimizer& optimizer,
+                                  const CheckpointConfig& config) {
   const bool copied = saves_in_background(config) || !model.parameters().device().is_cpu();
   if (config.save.empty() || !copied) return 0;
-  return HostSnapshot::bytes_for(run_tensors(model, !config.no_save_optim));
+  return HostSnapshot::bytes_for(run_tensors(model, optimizer, !config.no_save_optim));
 }
 
 SaveOptions save_options(const CheckpointConfig& config) {
@@ -249,8 +269,9 @@ bool has_optimizer_state(const CheckpointReader& reader) {
   if (any) return true;
   // Nothing is all that plain gradient descent in f32 has.
   const Config stored = stored_config(reader);
-  return optimizer_states(stored.optimizer).empty() && stored.precision.precision == DType::f32 &&
-         !stored.checkpoint.no_save_optim;
+  return optimizer_states(stored.optimizer).empty() &&
+         shared_optimizer_states(stored.optimizer).empty() &&
+         stored.precision.precision == DType::f32 && !stored.checkpoint.no_save_optim;
 }
 
 Config stored_config(const CheckpointReader& reader) {
@@ -262,7 +283,8 @@ Config stored_config(const CheckpointReader& reader) {
 
 std::string other_optimizer(const CheckpointReader& reader, const OptimizerConfig& config) {
   const auto text = [](const OptimizerConfig& optimizer) {
-    const auto states = optimizer_states(optimizer);
+    auto states = optimizer_states(optimizer);
+    for (auto& name : shared_optimizer_states(optimizer)) states.push_back(std::move(name));
     return fmt::format("{} ({})", optimizer.type,
                        states.empty() ? "no state" : fmt::format("{}", fmt::join(states, ", ")));
   };
@@ -317,6 +339,11 @@ Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optim
       for (int i = 0; i < state_count(store); ++i) {
         add(checkpoint_path(state_section(store, i), name), optimizer_state(i));
       }
+    }
+  }
+  if (with_optimizer) {
+    for (const SharedState& state : optimizer->shared_states()) {
+      loader.add(shared_path(state), shared_shard(state), 0);
     }
   }
   loader.read();

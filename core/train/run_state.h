@@ -35,6 +35,12 @@ struct RunImage {
 /// The same state gives the same checkpoint, byte for byte, whatever the layout.
 RunImage run_image(const Transformer& model, const Optimizer& optimizer, const Config& config,
                    const std::string& config_text, const Progress& progress);
+/// The small facts of a checkpoint of `model` at `progress`, after `optimizer_steps` steps.
+CheckpointInfo checkpoint_info(const Config& config, const ModelConfig& model,
+                               const std::string& config_text, const Progress& progress,
+                               std::int64_t optimizer_steps);
+/// Attributes of a parameter's dataset below /model.
+Attributes model_attributes(const ModelConfig& model, const std::string& parameter);
 /// Host memory that saving copies this rank's part to, for the whole run; 0 when the
 /// model's own memory is written.
 std::size_t checkpoint_copy_bytes(const Transformer& model, const CheckpointConfig& config);

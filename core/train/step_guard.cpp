@@ -6,7 +6,7 @@
 
 #include <fmt/format.h>
 
-#include "core/base/log.h"
+#include "core/base/error.h"
 
 namespace neox {
 namespace {
@@ -47,8 +47,8 @@ double WindowStatistics::limit(double z) const {
 
 // ---- steps --------------------------------------------------------------------------------------
 
-StepGuard::StepGuard(const GuardsConfig& config, GuardState& state)
-    : config_(config), state_(state) {}
+StepGuard::StepGuard(const GuardsConfig& config, GuardState& state, bool speaks)
+    : config_(config), state_(state), speaks_(speaks) {}
 
 void StepGuard::look_back() {
   losses_.reset();
@@ -86,15 +86,20 @@ Verdict StepGuard::end_step(const GuardedStep& step, const Questions& questions)
   if (non_finite_) {
     if (config_.action == "warn") state_.spikes_in_a_row = 0;
     last_ = questions.non_finite();
-    log_warning("step {}: loss {}, gradient norm {}: weights were not changed; {}", step.step,
-                step.loss, step.grad_norm, last_);
+    warn("step {}: loss {}, gradient norm {}: weights were not changed; {}", step.step, step.loss,
+         step.grad_norm, last_);
     return skip();
   }
   if (losses_ && step.tokens > 0) {
     loss_z_ = losses_->z(step.loss);
     grad_norm_z_ = grad_norms_->z(step.grad_norm);
   }
-  if (is_spike(step)) return spike(step, questions);
+  const bool spikes = is_spike(step);
+  if (step.applied == (spikes && config_.action != "warn")) {
+    fail("internal error: step {} was {}, against the guard's decision", step.step,
+         step.applied ? "applied" : "skipped");
+  }
+  if (spikes) return spike(step, questions);
   state_.in_a_row = 0;
   state_.spikes_in_a_row = 0;
   record(step);
@@ -133,11 +138,11 @@ Verdict StepGuard::skip() {
 Verdict StepGuard::spike(const GuardedStep& step, const Questions& questions) {
   last_ = describe(step);
   if (config_.action == "warn") {
-    log_warning("step {}: spike: {}", step.step, last_);
+    warn("step {}: spike: {}", step.step, last_);
     state_.in_a_row = 0;  // nothing was skipped
     if (++state_.spikes_in_a_row >= config_.max_skipped_steps) {
-      log_warning("step {}: the last {} steps were spikes: this level is the usual one from now on",
-                  step.step, state_.spikes_in_a_row);
+      warn("step {}: the last {} steps were spikes: this level is the usual one from now on",
+           step.step, state_.spikes_in_a_row);
       const std::int64_t skipped = state_.skipped_steps, rewinds = state_.rewinds;
       state_ = {.skipped_steps = skipped,
                 .rewinds = rewinds,
@@ -151,12 +156,12 @@ Verdict StepGuard::spike(const GuardedStep& step, const Questions& questions) {
       return Verdict::stop;
     }
     if (questions.newest_checkpoint() >= 0) {
-      log_warning("step {}: spike: {}", step.step, last_);
+      warn("step {}: spike: {}", step.step, last_);
       return Verdict::rewind;
     }
     last_ += "; there is no checkpoint to go back to yet";
   }
-  log_warning("step {}: spike: {}: weights were not changed", step.step, last_);
+  warn("step {}: spike: {}: weights were not changed", step.step, last_);
   return skip();
 }
 

@@ -7,8 +7,10 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "core/base/log.h"
 #include "core/config/config.h"
 #include "core/train/engine.h"
 #include "core/train/guard_state.h"
@@ -52,12 +54,12 @@ class StepGuard {
     std::function<std::int64_t()> newest_checkpoint;  ///< step of this run's; -1: none
   };
 
-  /// `state` is the run's, also after it was loaded anew.
-  StepGuard(const GuardsConfig& config, GuardState& state);
+  /// `state` is the run's, also after it was loaded anew. `speaks`: on one rank, which logs.
+  StepGuard(const GuardsConfig& config, GuardState& state, bool speaks = true);
 
   /// For the step to come.
   Engine::StepLimits limits();
-  /// After the step; says what happened, in one line of the log.
+  /// After the step; logs what happened when it was not fine.
   Verdict end_step(const GuardedStep& step, const Questions& questions);
 
   /// Of the last step, while there is a full window before it.
@@ -69,6 +71,10 @@ class StepGuard {
   std::string diagnosis(double lr) const;
 
  private:
+  template <class... Args>
+  void warn(fmt::format_string<Args...> format, Args&&... args) const {
+    if (speaks_) log_warning(format, std::forward<Args>(args)...);
+  }
   void look_back();
   bool is_spike(const GuardedStep& step) const;
   std::string describe(const GuardedStep& step) const;
@@ -78,6 +84,7 @@ class StepGuard {
 
   GuardsConfig config_;
   GuardState& state_;
+  bool speaks_;
   std::optional<WindowStatistics> losses_, grad_norms_;  // of a full window
   std::optional<double> loss_z_, grad_norm_z_;
   std::vector<GuardedStep> latest_;  // for the diagnosis

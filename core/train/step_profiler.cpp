@@ -87,6 +87,23 @@ std::string step_times_table(const std::vector<std::string>& groups,
          (ranks.size() <= StepProfiler::kRanksInFull ? full_rows(columns) : summary_rows(columns));
 }
 
+std::string phase_times_table(const std::vector<PhaseTimes>& ranks) {
+  std::vector<Column> columns = {{"total", std::vector<double>(ranks.size(), 0.0)}};
+  for (std::size_t p = 0; p < kPhases; ++p) {
+    Column column{name_of(static_cast<Phase>(p)), {}};
+    double sum = 0.0;
+    for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+      const double seconds = ranks[rank].at(p);
+      column.values.push_back(seconds);
+      columns[0].values[rank] += seconds;
+      sum += seconds;
+    }
+    if (sum > 0.0) columns.push_back(std::move(column));
+  }
+  return heading(columns) +
+         (ranks.size() <= StepProfiler::kRanksInFull ? full_rows(columns) : summary_rows(columns));
+}
+
 StepProfiler::Snapshot StepProfiler::snapshot() const {
   Snapshot now;
   now.time = std::chrono::steady_clock::now();
@@ -126,7 +143,20 @@ std::string StepProfiler::measure(double data_seconds) {
   return text;
 }
 
+std::vector<PhaseTimes> StepProfiler::gather_phases() {
+  std::string mine;
+  for (const double seconds : engine_.phase_times()) mine += fmt::format("{} ", seconds);
+  std::vector<PhaseTimes> all;
+  for (const std::string& text : world_.host_all_gather(mine)) {
+    std::istringstream in(text);
+    for (double& seconds : all.emplace_back()) in >> seconds;
+  }
+  return all;
+}
+
 void StepProfiler::end_step(std::int64_t step, double data_seconds) {
+  // First: it waits for the device, so that the times below are those of the whole step.
+  const std::vector<PhaseTimes> phases = gather_phases();
   const std::vector<std::string> texts = world_.host_all_gather(measure(data_seconds));
   ++steps_;
   if (world_.rank() != 0) return;
@@ -150,12 +180,18 @@ void StepProfiler::end_step(std::int64_t step, double data_seconds) {
   log_info(
       "profile of step {}: milliseconds; after data wait: waiting for other ranks, by group\n{}",
       step, step_times_table(groups, ranks));
+  log_info("phases of step {} on {}, by its own clock: milliseconds\n{}", step,
+           engine_.ops().device().is_cpu() ? "the CPU" : "the GPU", phase_times_table(phases));
 }
 
 void StepProfiler::report() {
   if (steps_ == 0) return;
   log_info("communication of rank 0 per step, mean of {} profiled step{}:\n{}", steps_,
            steps_ == 1 ? "" : "s", traffic_table(traffic_, steps_));
+  if (const BlockGraphs* graphs = engine_.graphs()) {
+    log_info("CUDA graphs of rank 0: {} recorded, launched {} times", graphs->recorded(),
+             graphs->launched());
+  }
 }
 
 }  // namespace neox

@@ -27,15 +27,21 @@ struct StepTimes {
 std::string step_times_table(const std::vector<std::string>& groups,
                              const std::vector<StepTimes>& ranks);
 
-/// Measures by the groups' own clocks (Communicator::waited_ns).
+/// The same of the phases that the device itself measured; those that no rank has are left out.
+std::string phase_times_table(const std::vector<PhaseTimes>& ranks);
+
+/// Measures by the groups' own clocks (Communicator::waited_ns), and phases of the compute stream
+/// by the device's.
 class StepProfiler {
  public:
   static constexpr std::size_t kRanksInFull = 32;
 
   /// Both must outlive this.
-  StepProfiler(const Engine& engine, Communicator& world) : engine_(engine), world_(world) {}
+  StepProfiler(Engine& engine, Communicator& world) : engine_(engine), world_(world) {
+    engine.measure_phases();
+  }
   void begin_step();
-  /// Logs the table of the step that began last. Collective.
+  /// Logs the tables of the step that began last, for whose end on the device it waits. Collective.
   void end_step(std::int64_t step, double data_seconds);
   /// Logs what rank 0 communicated per profiled step.
   void report();
@@ -49,8 +55,9 @@ class StepProfiler {
   };
   Snapshot snapshot() const;
   std::string measure(double data_seconds);
+  std::vector<PhaseTimes> gather_phases();
 
-  const Engine& engine_;
+  Engine& engine_;
   Communicator& world_;
   Snapshot begin_;
   std::vector<GroupTraffic> traffic_;  // of all profiled steps

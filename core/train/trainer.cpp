@@ -9,11 +9,9 @@
 #include "comm/agreement.h"
 #include "core/base/format.h"
 #include "core/base/log.h"
-#include "core/base/version.h"
-#include "core/config/describe.h"
 #include "core/optim/finite_check.h"
-#include "core/optim/lr_schedule.h"
 #include "core/train/checkpoint_policy.h"
+#include "core/train/run_setup.h"
 #include "core/train/signals.h"
 #include "kernels/device_choice.h"
 
@@ -24,11 +22,6 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-DeviceTransport transport_of(const std::string& word) {
-  if (word == "nccl") return DeviceTransport::nccl;
-  return word == "mpi" ? DeviceTransport::mpi : DeviceTransport::automatic;
-}
-
 }  // namespace
 
 Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
@@ -37,20 +30,22 @@ Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
       world_(world),
       config_(config),
       config_text_(std::move(config_text)) {
-  check_program();
+  check_same_program(world_, config_);
   const Device device = choose_run_device(node);
+  if (const auto memory = device_tools(device.kind).memory(device.index)) {
+    free_at_start_ = memory->free;
+  }
   Activity::set_unlimited("opening the data");  // may build an index of hours
   data_ = open_run_data(config_);
   Activity::set_unlimited("initialising");
-  device_world_.emplace(world_, node, device,
-                        DeviceWorldOptions{transport_of(config_.system.transport)});
+  device_world_.emplace(world_, node, device, device_world_options(config_.system));
   engine_.emplace(device_world_->group(), config_, EngineMode::real, device);
   if (!config_.checkpoint.save.empty()) {
     saver_.emplace(world_, *engine_, config_, config_text_);
   }
   start();
   check_input();
-  guard_.emplace(config_.guards, progress_.guards);
+  guard_.emplace(config_.guards, progress_.guards, world_.rank() == 0);
   if (!config_.checkpoint.save.empty()) {
     prepare_checkpoint_directory(world_, config_.checkpoint.save);
   }
@@ -70,16 +65,12 @@ Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
   if (l.straggler_interval > 0 && world_.size() > 1 && device.is_cpu()) {
     stragglers_.emplace(*engine_, world_, l.straggler_interval, l.straggler_threshold);
   }
+  if (config_.logging.profile_step_start > 0 || config_.logging.nvtx_ranges) {
+    window_.emplace(config_.logging, device);
+  }
 }
 
 Trainer::~Trainer() = default;
-
-void Trainer::check_program() const {
-  const std::array<Fact, 2> facts = {
-      {{"program version", version(), "install the same version on all nodes"},
-       {"configuration", canonical_text(config_), "start all ranks with the same command"}}};
-  check_equal(world_, facts);
-}
 
 Device Trainer::choose_run_device(Communicator& node) const {
   const auto [kind, why_not_cuda] = choose_device_kind(config_.system.device);
@@ -254,12 +245,14 @@ void Trainer::rewind() {
   note_rewind(before.guards, left_out, progress_.guards);
   log_->rewind(progress_.step);
   if (sample_log_) sample_log_->rewind(progress_.step);
-  log_warning(
-      "step {}: back to {} (rewind {} of {}); samples {} are left out. The same run without "
-      "rewinds: data.skip_sample_ranges = {}",
-      before.step, reader->path(), progress_.guards.rewinds, config_.guards.max_rewinds,
-      text_of(left_out),
-      text_of(skipped_samples(config_, data_, progress_.guards.rewound_samples)));
+  if (world_.rank() == 0) {
+    log_warning(
+        "step {}: back to {} (rewind {} of {}); samples {} are left out. The same run without "
+        "rewinds: data.skip_sample_ranges = {}",
+        before.step, reader->path(), progress_.guards.rewinds, config_.guards.max_rewinds,
+        text_of(left_out),
+        text_of(skipped_samples(config_, data_, progress_.guards.rewound_samples)));
+  }
   log_->activity("");
 }
 
@@ -309,6 +302,24 @@ void Trainer::save_and_wait() {
   saver_->finish_commands();
 }
 
+// Nothing is given back during a run, so this is its peak, but for a first validation's workspaces.
+void Trainer::report_device_memory() {
+  const Device device = engine_->ops().device();
+  const auto memory = device_tools(device.kind).memory(device.index);
+  if (!memory) return;
+  engine_->stream().synchronize();
+  const MemoryPlan plan = engine_->memory_plan();
+  const std::size_t planned = plan.total() - plan.host_copies;
+  const std::size_t used = free_at_start_ - std::min(free_at_start_, memory->free);
+  const auto backend = static_cast<std::size_t>(allocation_counts(MemoryOwner::backend).bytes_live);
+  const std::size_t rest = used - std::min(used, planned + backend);
+  log_info(
+      "memory of {}: {} in use after the first step ({} planned, {} for workspaces and staging, {} "
+      "for libraries, graphs and other processes); {} of {} are free",
+      name_of(device), format_bytes(used), format_bytes(planned), format_bytes(backend),
+      format_bytes(rest), format_bytes(memory->free), format_bytes(memory->total));
+}
+
 StopReason Trainer::run() {
   const StopReason reason = run_steps();
   if (profiler_) profiler_->report();
@@ -327,60 +338,16 @@ StopReason Trainer::run_steps() {
     if (saver_) saver_->drain();  // the initial state may be under way
     return StopReason::finished;
   }
+  first_step_ = progress_.step;
   BatchLoader loader = open_loader();
   while (progress_.step < last) {
-    const auto begin = std::chrono::steady_clock::now();
-    if (profiler_) profiler_->begin_step();
-    if (stragglers_) stragglers_->begin_step();
-    Activity::set("reading data", progress_.step + 1);
-    const StepBatch& batch = loader.next();
-    const double waited = seconds_since(begin);
-    const double lr = schedule.at(progress_.step);
-    const StepResult result = train_step(batch, lr);
-    const auto straggling = stragglers_ ? stragglers_->end_step(progress_.step + 1, waited)
-                                        : std::optional<StragglerFindings>();
-    const std::int64_t tokens = batch.samples * config_.model.seq_length;
-    ++progress_.step;
-    progress_.consumed_samples += batch.samples;
-    progress_.next_sample = batch.next_sample;
-    progress_.consumed_tokens += tokens;
-    if (sample_log_) sample_log_->add(progress_.step, batch, engine_->topology().data());
+    const StepResult result = next_step(loader, schedule);
     if (!check_step(result)) {
       loader = open_loader();
       continue;
     }
-    const std::int64_t replica_interval = config_.parallel.replica_check_interval;
-    if (replica_interval > 0 && progress_.step % replica_interval == 0) {
-      engine_->check_replicas(progress_.step);
-    }
-    log_->step({progress_.step, result.loss, result.grad_norm, lr, seconds_since(begin), waited,
-                tokens, progress_.consumed_tokens, progress_.guards.skipped_steps, guard_->loss_z(),
-                guard_->grad_norm_z()});
-    if (profiler_) profiler_->end_step(progress_.step, waited);
-    if (straggling) log_->stragglers(progress_.step, *straggling);
-    const bool finished = progress_.step == last;
-    if (!finished && (result.stop_requested || result.job_ends)) {
-      log_info("{}: saving at step {} and leaving",
-               result.stop_requested ? "stop signal received" : "the job ends soon",
-               progress_.step);
-      save_and_wait();
-      return result.stop_requested ? StopReason::signal : StopReason::job_end;
-    }
-    if (saver_) {
-      saver_->between_steps(progress_, result.save_through,
-                            result.save_again && !guard_->non_finite());
-    }
-    if (checkpoint_due(config_.checkpoint, progress_.step)) save();
-    const std::int64_t interval = config_.train.eval_interval;
-    if (data_.valid && (finished || progress_.step % interval == 0)) {
-      log_->validation(progress_.step, evaluate());
-    }
-    const std::int64_t exit_interval = config_.train.exit_interval;
-    if (!finished && exit_interval > 0 && progress_.step % exit_interval == 0) {
-      log_info("exit_interval: saving at step {} and leaving", progress_.step);
-      save_and_wait();
-      return StopReason::exit_interval;
-    }
+    report_step(result);
+    if (const auto reason = between_steps(result)) return *reason;
   }
   save_and_wait();
   require(
@@ -389,6 +356,66 @@ StopReason Trainer::run_steps() {
       "nothing; lower optimizer.lr (now {}) and resume from an earlier checkpoint",
       progress_.guards.in_a_row, last, config_.optimizer.lr);
   return StopReason::finished;
+}
+
+Trainer::StepResult Trainer::next_step(BatchLoader& loader, const LrSchedule& schedule) {
+  const auto begin = std::chrono::steady_clock::now();
+  if (profiler_) profiler_->begin_step();
+  if (window_) window_->begin_step(progress_.step + 1);
+  if (stragglers_) stragglers_->begin_step();
+  Activity::set("reading data", progress_.step + 1);
+  const StepBatch& batch = loader.next();
+  const double waited = seconds_since(begin);
+  const double lr = schedule.at(progress_.step);
+  StepResult result = train_step(batch, lr);
+  result.lr = lr;
+  result.waited = waited;
+  if (stragglers_) result.stragglers = stragglers_->end_step(progress_.step + 1, waited);
+  result.all_tokens = batch.samples * config_.model.seq_length;
+  ++progress_.step;
+  progress_.consumed_samples += batch.samples;
+  progress_.next_sample = batch.next_sample;
+  progress_.consumed_tokens += result.all_tokens;
+  if (sample_log_) sample_log_->add(progress_.step, batch, engine_->topology().data());
+  result.seconds = seconds_since(begin);
+  return result;
+}
+
+void Trainer::report_step(const StepResult& result) {
+  log_->step({progress_.step, result.loss, result.grad_norm, result.lr, result.seconds,
+              result.waited, result.all_tokens, progress_.consumed_tokens,
+              progress_.guards.skipped_steps, guard_->loss_z(), guard_->grad_norm_z()});
+  if (profiler_) profiler_->end_step(progress_.step, result.waited);
+  if (result.stragglers) log_->stragglers(progress_.step, *result.stragglers);
+  if (window_) window_->end_step(progress_.step, engine_->stream());
+  if (progress_.step == first_step_ + 1) report_device_memory();
+}
+
+std::optional<StopReason> Trainer::between_steps(const StepResult& result) {
+  const std::int64_t step = progress_.step, last = config_.train.train_iters;
+  const auto due = [&](std::int64_t interval) { return interval > 0 && step % interval == 0; };
+  const bool finished = step == last;
+  if (due(config_.parallel.replica_check_interval)) engine_->check_replicas(step);
+  if (!finished && (result.stop_requested || result.job_ends)) {
+    log_info("{}: saving at step {} and leaving",
+             result.stop_requested ? "stop signal received" : "the job ends soon", step);
+    save_and_wait();
+    return result.stop_requested ? StopReason::signal : StopReason::job_end;
+  }
+  if (saver_) {
+    saver_->between_steps(progress_, result.save_through,
+                          result.save_again && !guard_->non_finite());
+  }
+  if (checkpoint_due(config_.checkpoint, step)) save();
+  if (data_.valid && (finished || due(config_.train.eval_interval))) {
+    log_->validation(step, evaluate());
+  }
+  if (!finished && due(config_.train.exit_interval)) {
+    log_info("exit_interval: saving at step {} and leaving", step);
+    save_and_wait();
+    return StopReason::exit_interval;
+  }
+  return std::nullopt;
 }
 
 }  // namespace neox

@@ -9,8 +9,10 @@
 #include "comm/communicator.h"
 #include "comm/device_world.h"
 #include "core/config/config.h"
+#include "core/optim/lr_schedule.h"
 #include "core/train/data_source.h"
 #include "core/train/engine.h"
+#include "core/train/profiler_window.h"
 #include "core/train/run_saver.h"
 #include "core/train/run_state.h"
 #include "core/train/sample_log.h"
@@ -52,15 +54,18 @@ class Trainer {
   struct StepResult {
     double loss = 0.0;  // mean over the global batch's unmasked tokens
     double grad_norm = 0.0;
-    bool applied = false;     // else the step changed nothing
-    std::int64_t tokens = 0;  // unmasked, of the global batch
+    bool applied = false;         // else the step changed nothing
+    std::int64_t tokens = 0;      // unmasked, of the global batch
+    std::int64_t all_tokens = 0;  // masked ones too
+    double lr = 0.0;
+    double seconds = 0.0, waited = 0.0;  // of the step; for data, therein
+    std::optional<StragglerFindings> stragglers;
     bool stop_requested = false;
     bool job_ends = false;
     bool save_through = false;  // what was to be written by now, on all ranks
     bool save_again = false;    // a failed one
   };
 
-  void check_program() const;
   /// What this rank computes on (system.device): the same kind on all ranks.
   Device choose_run_device(Communicator& node) const;
   void check_input() const;
@@ -68,11 +73,18 @@ class Trainer {
   bool resume_from(const std::string& directory, LoadScope scope);
   void print_summary() const;
   StepResult train_step(const StepBatch& batch, double lr);
+  /// Once, after the first step: what it took of the device's memory, libraries included.
+  void report_device_memory();
   /// False: the run stands at an earlier step again.
   bool check_step(const StepResult& result);
   void rewind();
   BatchLoader open_loader() const;
   StopReason run_steps();
+  /// Data, computation, update; the run stands at the next step then.
+  StepResult next_step(BatchLoader& loader, const LrSchedule& schedule);
+  void report_step(const StepResult& result);
+  /// Checks, saves, validates; a reason to leave, when there is one.
+  std::optional<StopReason> between_steps(const StepResult& result);
   double evaluate();
   /// Unless the weights may be damaged: good checkpoints must not make room for them.
   void save();
@@ -90,10 +102,13 @@ class Trainer {
   std::unique_ptr<TrainingLog> log_;
   std::optional<SampleLog> sample_log_;   // logging.log_samples
   std::optional<StepProfiler> profiler_;  // logging.profile
+  std::optional<ProfilerWindow> window_;  // logging.profile_step_start
+  std::size_t free_at_start_ = 0;         // bytes of the device, before anything was allocated
   std::optional<StragglerReport> stragglers_;
   std::optional<RunSaver> saver_;  // with checkpoint.save
   Progress progress_;
-  std::string resumed_from_;  // path of the checkpoint; empty: none
+  std::int64_t first_step_ = 0;  // of this process
+  std::string resumed_from_;     // path of the checkpoint; empty: none
   std::optional<StepGuard> guard_;
 };
 

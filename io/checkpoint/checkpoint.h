@@ -95,8 +95,10 @@ class CheckpointSave {
   CheckpointSave(CheckpointSave&&) noexcept;
   CheckpointSave& operator=(CheckpointSave&&) noexcept;
 
-  /// Writes this rank's parts in a thread. Not with CheckpointIo::hdf5, whose writes communicate.
-  void start();
+  /// Writes this rank's parts in a thread, which calls `fill` first: until then the tensors' data
+  /// may be undefined. When fill throws, the save fails with its message. Not with
+  /// CheckpointIo::hdf5, whose writes communicate.
+  void start(const std::function<void()>& fill = {});
   /// After start(): waits until all ranks have written, then rank 0 commits in a thread.
   /// Collective; throws as the constructor does.
   void start_commit();

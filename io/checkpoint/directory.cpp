@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <fcntl.h>
 #include <filesystem>
+#include <fstream>
 #include <optional>
 #include <random>
 #include <system_error>
@@ -61,7 +62,14 @@ bool is_dead_process_here(const std::string& job) {
   const std::size_t dot = job.rfind('.');
   if (dot == std::string::npos || job.substr(0, dot) != host_name()) return false;
   const long pid = std::strtol(job.c_str() + dot + 1, nullptr, 10);
-  return pid > 0 && kill(static_cast<pid_t>(pid), 0) == -1 && errno == ESRCH;
+  if (pid <= 0) return false;
+  if (kill(static_cast<pid_t>(pid), 0) == -1) return errno == ESRCH;
+  // A killed launcher leaves its processes to init, which may take its time to reap them.
+  std::ifstream stat(fmt::format("/proc/{}/stat", pid));
+  std::string text;
+  std::getline(stat, text);
+  const std::size_t name_end = text.rfind(") ");
+  return name_end != std::string::npos && text.compare(name_end + 2, 1, "Z") == 0;
 }
 
 bool may_remove(const fs::path& path) {

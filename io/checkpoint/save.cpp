@@ -3,19 +3,15 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <chrono>
 #include <fcntl.h>
 #include <functional>
 #include <map>
 #include <set>
-#include <sys/resource.h>
 #include <system_error>
 #include <thread>
-#include <unistd.h>
 
 #include "comm/activity.h"
-#include "core/base/format.h"
 #include "core/base/log.h"
 #include "io/checkpoint/boxes.h"
 #include "io/checkpoint/checkpoint.h"
@@ -23,6 +19,7 @@
 #include "io/checkpoint/directory.h"
 #include "io/checkpoint/format.h"
 #include "io/checkpoint/hdf5_file.h"
+#include "io/checkpoint/staged_file.h"
 #include "io/checkpoint/sum64.h"
 
 namespace neox {
@@ -30,33 +27,9 @@ namespace {
 
 // Summed and written piece by piece, so that the second pass finds the data in the cache.
 constexpr std::int64_t kWritePiece = std::int64_t{2} << 20;
-// Metadata, table and what file systems use for themselves.
-constexpr std::int64_t kSpaceReserve = std::int64_t{16} << 20;
-// What the layout alone takes at most: HDF5's metadata block, and more for many datasets.
-constexpr std::int64_t kLayoutBytes = std::int64_t{8} << 20, kDatasetLayoutBytes = 4096;
 
 struct Plan {
   std::vector<PlannedTensor> tensors;  // sorted by path
-  std::int64_t bytes = 0;              // of all tensors
-};
-
-/// The file between layout and commit. Rank 0 removes it unless it was committed.
-struct StagedFile {
-  std::string temporary, final_path;
-  PosixFile file;     // rank 0 only; holds the lock that marks the file as alive
-  FileLayout layout;  // complete on rank 0; entries of the tensors everywhere
-  bool owner = false;
-  StagedFile() = default;
-  StagedFile(const StagedFile&) = delete;
-  StagedFile& operator=(const StagedFile&) = delete;
-  ~StagedFile() {
-    if (!owner) return;
-    try {
-      remove_file(temporary);
-    } catch (const std::exception& failure) {
-      log_warning("an unfinished checkpoint stays until the next save: {}", failure.what());
-    }
-  }
 };
 
 class Stopwatch {
@@ -165,7 +138,6 @@ Plan make_plan(Communicator& group, std::span<const CheckpointTensor> tensors, s
     for (PlannedPart& part : tensor.parts) {
       if (part.rank == group.rank()) part.data = own[path][next++];
     }
-    plan.bytes += tensor.shape.numel() * static_cast<std::int64_t>(size_of(tensor.dtype));
     plan.tensors.push_back(std::move(tensor));
   }
   return plan;
@@ -174,85 +146,10 @@ Plan make_plan(Communicator& group, std::span<const CheckpointTensor> tensors, s
 // ---- layout
 // ----------------------------------------------------------------------------------------
 
-void check_space(const std::string& directory, std::int64_t bytes) {
-  const auto space = disk_space(directory);
-  if (!space) return;  // the writes will tell
-  require(!space->no_inodes,
-          "no more files can be made in {}: its file system has no inodes left. Remove some files",
-          directory);
-  const std::int64_t needed = bytes + kSpaceReserve;
-  require(space->bytes >= needed,
-          "not enough space in {}: {} needed, {} available. Free some, or keep fewer checkpoints",
-          directory, format_bytes(static_cast<std::uint64_t>(needed)),
-          format_bytes(static_cast<std::uint64_t>(space->bytes)));
-}
-
-void check_size_limit(std::int64_t bytes) {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return;
-  require(static_cast<std::uint64_t>(bytes + kSpaceReserve) <= limit.rlim_cur,
-          "the checkpoint needs a file of {}; this process may write files of {} (ulimit -f)",
-          format_bytes(static_cast<std::uint64_t>(bytes + kSpaceReserve)),
-          format_bytes(limit.rlim_cur));
-}
-
-void prepare_directory(const std::string& directory) {
-  try {
-    create_directories(directory);
-  } catch (const Error& error) {
-    fail("the checkpoint directory cannot be created: {}", error.what());
-  }
-  if (access(directory.c_str(), W_OK | X_OK) != 0) {
-    // A statement of its own: errno is read after the call, which arguments of one call are not.
-    const int code = errno;
-    fail("the checkpoint directory {} is not writable: {}", directory,
-         std::generic_category().message(code));
-  }
-  remove_leftovers(directory);
-}
-
-struct RemoveAtExit {
-  const std::string& path;
-  ~RemoveAtExit() { unlink(path.c_str()); }
-};
-
-void lay_out_on_rank_0(StagedFile& staged, const std::string& directory, const Plan& plan,
-                       const CheckpointInfo& info) {
-  prepare_directory(directory);
-  std::int64_t bytes = plan.bytes;
-  for (const auto& [path, text] : info.texts) bytes += static_cast<std::int64_t>(text.size());
-  check_space(directory, bytes);
-  check_size_limit(bytes);
-  staged.temporary = directory + "/" + temporary_file_name(info.step);
-  staged.final_path = directory + "/" + checkpoint_file_name(info.step);
-  staged.owner = true;
-  // The library cannot close a file whose disk is full, and then crashes at exit: it gets a sparse
-  // file in memory, and everything that reaches the disk goes through calls that report errors.
-  const auto datasets = static_cast<std::int64_t>(plan.tensors.size() + info.texts.size());
-  const PosixFile image = PosixFile::scratch(kLayoutBytes + datasets * kDatasetLayoutBytes);
-  const RemoveAtExit remove{image.path()};
-  staged.layout = create_hdf5_layout(image.path(), plan.tensors, info);
-  staged.file = PosixFile(staged.temporary, O_RDWR | O_CREAT | O_EXCL);
-  static_cast<void>(staged.file.try_lock());
-  FileHeader& header = staged.layout.header;
-  header.file_bytes = image.size();
-  staged.file.resize(header.file_bytes);
-  staged.file.reserve(header.file_bytes);
-  staged.file.copy_from(image);
-  auto entry = staged.layout.entries.begin() + static_cast<std::ptrdiff_t>(plan.tensors.size());
-  for (const auto& [path, text] : info.texts) {
-    std::string padded = text;  // the dataset of an empty text is one zero byte
-    padded.resize(static_cast<std::size_t>(entry->bytes));
-    staged.file.write(padded.data(), entry->bytes, entry->offset);
-    entry->sum = sum64(reinterpret_cast<const std::byte*>(padded.data()), 1, entry->bytes, 0);
-    ++entry;
-  }
-}
-
 void lay_out(Communicator& group, StagedFile& staged, const std::string& directory,
              const Plan& plan, const CheckpointInfo& info, const std::string& what) {
   collectively(group, what, [&] {
-    if (group.rank() == 0) lay_out_on_rank_0(staged, directory, plan, info);
+    if (group.rank() == 0) staged.lay_out(directory, plan.tensors, info);
   });
   Packer packer;
   packer.put(staged.temporary);
@@ -304,13 +201,14 @@ struct Written {
   double write_seconds = 0, sync_seconds = 0;
 };
 
-// Writes this rank's parts (with `write`) and makes the file durable. Every node holds its own
-// dirty pages, so every rank syncs. A sync that failed is never repeated: Linux has already dropped
-// the pages. Communicates with nobody.
+// Fills and writes this rank's parts (with `write`), and makes the file durable. Every node holds
+// its own dirty pages, so every rank syncs. A sync that failed is never repeated: Linux has already
+// dropped the pages. Communicates with nobody.
 Written write_and_sync(const std::string& path, const FileLayout& layout, const Plan& plan,
-                       int rank, bool write) {
+                       int rank, bool write, const std::function<void()>& fill) {
   Written result;
   try {
+    if (fill) fill();
     Stopwatch watch;
     PosixFile file(path, O_WRONLY);
     result.sums = write_parts(write ? &file : nullptr, layout, plan, rank);
@@ -323,24 +221,6 @@ Written write_and_sync(const std::string& path, const FileLayout& layout, const 
     if (result.error.empty()) result.error = "unknown failure";
   }
   return result;
-}
-
-// ---- commit
-// ----------------------------------------------------------------------------------------
-
-// Rank 0, when every part is on the disk. Communicates with nobody.
-void commit(StagedFile& staged, const std::vector<std::uint64_t>& sums,
-            const std::string& directory) {
-  FileLayout& layout = staged.layout;
-  for (std::size_t t = 0; t < sums.size(); ++t) layout.entries[t].sum = sums[t];
-  write_table(staged.file, layout.header.table, layout.entries);
-  write_header(staged.file, layout.header, layout.entries);
-  staged.file.sync();
-  read_verified(staged.file);
-  rename_file(staged.temporary, staged.final_path);
-  staged.owner = false;  // committed
-  staged.file.close();
-  sync_directory(directory);
 }
 
 }  // namespace
@@ -385,8 +265,8 @@ struct CheckpointSave::State {
     if (thread.joinable()) thread.join();
   }
 
-  void write(bool parts) {
-    written = write_and_sync(staged.temporary, staged.layout, plan, group.rank(), parts);
+  void write(bool parts, const std::function<void()>& fill = {}) {
+    written = write_and_sync(staged.temporary, staged.layout, plan, group.rank(), parts, fill);
   }
   void write_without_thread();
   void gather();
@@ -451,7 +331,7 @@ void CheckpointSave::State::gather() {
 void CheckpointSave::State::commit_and_tidy() noexcept {
   Stopwatch watch;
   try {
-    commit(staged, written.sums, directory);
+    staged.commit(written.sums);
   } catch (const std::exception& failure) {
     commit_error = failure.what();
     if (commit_error.empty()) commit_error = "unknown failure";
@@ -480,12 +360,12 @@ CheckpointSave::~CheckpointSave() = default;
 CheckpointSave::CheckpointSave(CheckpointSave&&) noexcept = default;
 CheckpointSave& CheckpointSave::operator=(CheckpointSave&&) noexcept = default;
 
-void CheckpointSave::start() {
+void CheckpointSave::start(const std::function<void()>& fill) {
   State& s = *state_;
   require(s.options.io == CheckpointIo::direct && s.phase == State::Phase::laid_out,
           "internal error: a checkpoint is written in a thread only directly, and once");
   s.phase = State::Phase::writing;
-  s.in_thread([&s] { s.write(true); });
+  s.in_thread([&s, fill] { s.write(true, fill); });
 }
 
 void CheckpointSave::start_commit() {

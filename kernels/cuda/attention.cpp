@@ -50,7 +50,7 @@ cuda::AttentionSizes sizes_of(const AttentionProblem& p) {
 }
 
 cuda::ProbabilityDropout dropout_of(const AttentionDropout& d) {
-  return {d.p, d.key, d.first_sample, d.first_head, d.global_heads};
+  return {d.p, d.key, d.first_sample, d.first_head, d.global_heads, d.position};
 }
 
 }  // namespace
@@ -65,7 +65,7 @@ void CudaAttention::attention(Stream& stream, const AttentionProblem& problem, C
                               ConstHeads k, ConstHeads v, Tensor out, Tensor lse) const {
   for (const ConstHeads& heads : {q, k, v}) check(heads, out.dtype);
   const cuda::AttentionSizes sizes = sizes_of(problem);
-  run(stream, "attention", [&](const cuda::Launch& launch) {
+  run(stream, "attention", [=, this](const cuda::Launch& launch) {
     cuda::attention_forward(launch, out.dtype,
                             {sizes, dropout_of(problem.dropout), at(q), at(k), at(v),
                              packed(output(out, out.dtype), problem),
@@ -93,7 +93,7 @@ void CudaAttention::attention_backward(Stream& stream, const AttentionProblem& p
     fail("internal error: the backward of attention got {} bytes of workspace, it needs {}",
          workspace.bytes(), needed);
   }
-  run(stream, "attention_backward", [&](const cuda::Launch& launch) {
+  run(stream, "attention_backward", [=, this](const cuda::Launch& launch) {
     cuda::attention_backward(
         launch, t,
         {sizes, dropout_of(problem.dropout), at(q), at(k), at(v), packed(input(out, t), problem),
@@ -106,7 +106,7 @@ void CudaAttention::rotary(Stream& stream, Heads x, std::int64_t batch, std::int
                            std::int64_t heads, ConstTensor positions, ConstTensor cos_table,
                            ConstTensor sin_table, bool inverse) const {
   check(x, x.dtype);
-  run(stream, "rotary", [&](const cuda::Launch& launch) {
+  run(stream, "rotary", [=, this](const cuda::Launch& launch) {
     cuda::rotary(launch, x.dtype,
                  {at(x), batch, seq, heads, cos_table.cols(),
                   static_cast<const std::int32_t*>(input(positions, DType::i32)),
@@ -119,7 +119,7 @@ void CudaAttention::copy_heads(Stream& stream, ConstHeads from, Heads to, std::i
                                std::int64_t seq, std::int64_t heads, std::int64_t head_dim) const {
   check(from, from.dtype);
   check(to, from.dtype);
-  run(stream, "copy_heads", [&](const cuda::Launch& launch) {
+  run(stream, "copy_heads", [=, this](const cuda::Launch& launch) {
     cuda::copy_heads(launch, from.dtype, {at(from), at(to), batch, seq, heads, head_dim});
   });
 }

@@ -7,6 +7,7 @@
 #include "core/base/dtype.h"
 #include "core/base/rng.h"
 #include "kernels/cuda/kernel_launch.h"
+#include "kernels/dropout.h"
 
 namespace neox::cuda {
 
@@ -46,6 +47,7 @@ struct ProbabilityDropout {
   float p;
   RngKey key;
   std::int64_t first_sample, first_head, global_heads;
+  const DropoutPosition* position = nullptr;
 };
 
 /// The widest head of the kernels below.

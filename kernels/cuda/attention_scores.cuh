@@ -82,8 +82,9 @@ class ProbabilityMask {
 
   /// Draw index of key 0 for query 0 of a head.
   NEOX_HOST_DEVICE std::uint64_t of_head(int sample, int head) const {
-    const std::int64_t row =
-        (dropout_.first_sample + sample) * dropout_.global_heads + dropout_.first_head + head;
+    const std::int64_t first =
+        dropout_.position == nullptr ? dropout_.first_sample : dropout_.position->first_sample;
+    const std::int64_t row = (first + sample) * dropout_.global_heads + dropout_.first_head + head;
     return static_cast<std::uint64_t>(row * query_length_) *
            static_cast<std::uint64_t>(key_length_);
   }
@@ -99,9 +100,10 @@ class ProbabilityMask {
       // Of keys 4 (member / 2) ... + 3 the even lane asks for row group, the odd one for group + 8.
       const std::uint64_t counter =
           (first + at(query + group + 8 * odd, key + 4 * (member / 2))) / 4;
+      const RngKey key_words = key_of_run();
       NEOX_UNROLL_BY(2)
       for (int n = 0; n < kBlocks; ++n) {
-        bits |= keep(philox(dropout_.key, counter + static_cast<std::uint64_t>(2 * n))) << (4 * n);
+        bits |= keep(philox(key_words, counter + static_cast<std::uint64_t>(2 * n))) << (4 * n);
       }
       const std::uint32_t other = block.shuffle_xor(bits, 1);
       const std::uint32_t low = odd ? other : bits, high = odd ? bits : other;
@@ -110,7 +112,7 @@ class ProbabilityMask {
     NEOX_UNROLL_BY(1)
     for (int i = 0; i < 4 * kBlocks; ++i) {
       const int row = query + group + i / 2 % 2 * 8, column = key + i / 4 * 8 + 2 * member + i % 2;
-      bits |= keep(philox_word(dropout_.key, first + at(row, column))) << i;
+      bits |= keep(philox_word(key_of_run(), first + at(row, column))) << i;
     }
     return bits;
   }
@@ -125,9 +127,10 @@ class ProbabilityMask {
     if (key_length_ % 4 == 0) {
       // Of keys 4 (group / 4) ... + 3 lane `part` of four asks for element `part` of each.
       const int row = key + group / 4 * 4 + part / 2 * 8, column = query + 2 * member + part % 2;
+      const RngKey key_words = key_of_run();
       NEOX_UNROLL_BY(2)
       for (int n = 0; n < kBlocks; ++n) {
-        bits |= keep(philox(dropout_.key, (first + at(column + 8 * n, row)) / 4)) << (4 * n);
+        bits |= keep(philox(key_words, (first + at(column + 8 * n, row)) / 4)) << (4 * n);
       }
       std::uint32_t mine = 0;
       NEOX_UNROLL
@@ -140,7 +143,7 @@ class ProbabilityMask {
     NEOX_UNROLL_BY(1)
     for (int i = 0; i < 4 * kBlocks; ++i) {
       const int row = key + group + i / 2 % 2 * 8, column = query + i / 4 * 8 + 2 * member + i % 2;
-      bits |= keep(philox_word(dropout_.key, first + at(column, row))) << i;
+      bits |= keep(philox_word(key_of_run(), first + at(column, row))) << i;
     }
     return bits;
   }
@@ -158,6 +161,10 @@ class ProbabilityMask {
   NEOX_HOST_DEVICE std::uint64_t at(int query, int key) const {
     return static_cast<std::uint64_t>(query) * static_cast<std::uint64_t>(key_length_) +
            static_cast<std::uint64_t>(key);
+  }
+  NEOX_HOST_DEVICE RngKey key_of_run() const {
+    return dropout_.position == nullptr ? dropout_.key
+                                        : dropout_.key.at_step(dropout_.position->step);
   }
   NEOX_HOST_DEVICE std::uint32_t keep(std::uint32_t word) const {
     return static_cast<std::int32_t>(word >> 8) >= rule_.threshold ? 1u : 0u;

@@ -3,7 +3,7 @@
 namespace neox {
 
 CudaBackend::CudaBackend(Device device, const BackendOptions& options)
-    : CudaLinear(device, {.tf32 = false, .deterministic = options.deterministic}),
+    : CudaLinear(device, {.tf32 = options.tf32, .deterministic = options.deterministic}),
       CudaNorm(device),
       CudaAttention(device),
       CudaElementwise(device),

@@ -2,10 +2,13 @@
 
 #include <array>
 #include <cstdlib>
+#include <cuda_profiler_api.h>
 
 #include "core/base/error.h"
 #include "core/base/format.h"
+#include "core/tensor/device_tools.h"
 #include "kernels/cuda/internal.h"
+#include "kernels/cuda/nvtx.h"
 
 namespace neox {
 namespace {
@@ -69,6 +72,50 @@ class CudaEvent final : public Event {
 
  private:
   cudaEvent_t event_ = nullptr;
+};
+
+class CudaTimeMark final : public TimeMark {
+ public:
+  explicit CudaTimeMark(int device_index) {
+    const DeviceGuard guard(device_index);
+    cuda_check(cudaEventCreate(&event_), "cudaEventCreate");
+  }
+  ~CudaTimeMark() override { static_cast<void>(cudaEventDestroy(event_)); }
+  CudaTimeMark(const CudaTimeMark&) = delete;
+  CudaTimeMark& operator=(const CudaTimeMark&) = delete;
+
+  void record(Stream& stream) override {
+    cuda_check(cudaEventRecord(event_, cuda_stream(stream)), "cudaEventRecord");
+  }
+  void synchronize() override { cuda_check(cudaEventSynchronize(event_), "cudaEventSynchronize"); }
+  double seconds_since(const TimeMark& earlier) const override {
+    float milliseconds = 0.0f;
+    cuda_check(cudaEventElapsedTime(&milliseconds,
+                                    dynamic_cast<const CudaTimeMark&>(earlier).event_, event_),
+               "cudaEventElapsedTime");
+    return 1e-3 * static_cast<double>(milliseconds);
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+class CudaGraph final : public WorkGraph {
+ public:
+  explicit CudaGraph(cudaGraph_t graph) {
+    cuda_check(cudaGraphInstantiate(&executable_, graph, 0), "cudaGraphInstantiate");
+  }
+  /// CUDA keeps what still runs.
+  ~CudaGraph() override { static_cast<void>(cudaGraphExecDestroy(executable_)); }
+  CudaGraph(const CudaGraph&) = delete;
+  CudaGraph& operator=(const CudaGraph&) = delete;
+
+  void launch(Stream& stream) override {
+    cuda_check(cudaGraphLaunch(executable_, cuda_stream(stream)), "cudaGraphLaunch");
+  }
+
+ private:
+  cudaGraphExec_t executable_ = nullptr;
 };
 
 class CudaRuntime final : public DeviceRuntime {
@@ -163,6 +210,56 @@ class CudaRuntime final : public DeviceRuntime {
   }
 };
 
+/// What core/tensor/device_tools.h says, by CUDA.
+class CudaTools final : public DeviceTools {
+ public:
+  std::unique_ptr<TimeMark> make_time_mark(int device_index) override {
+    return std::make_unique<CudaTimeMark>(device_index);
+  }
+  std::optional<DeviceMemory> memory(int device_index) override {
+    const DeviceGuard guard(device_index);
+    DeviceMemory memory;
+    cuda_check(cudaMemGetInfo(&memory.free, &memory.total), "cudaMemGetInfo");
+    return memory;
+  }
+
+  std::string why_no_graphs() const override { return ""; }
+  void begin_capture(Stream& stream) override {
+    // Of this thread only: others (the watchdog, a save that is being written) go on as they like.
+    cuda_check(cudaStreamBeginCapture(cuda_stream(stream), cudaStreamCaptureModeThreadLocal),
+               "cudaStreamBeginCapture");
+  }
+  std::unique_ptr<WorkGraph> end_capture(Stream& stream) override {
+    const DeviceGuard guard(stream.device().index);
+    cudaGraph_t graph = nullptr;
+    cuda_check(cudaStreamEndCapture(cuda_stream(stream), &graph), "cudaStreamEndCapture");
+    struct Template {
+      cudaGraph_t graph;
+      ~Template() { static_cast<void>(cudaGraphDestroy(graph)); }
+    } const owned{graph};
+    return std::make_unique<CudaGraph>(graph);
+  }
+  void drop_capture(Stream& stream) noexcept override {
+    cudaGraph_t graph = nullptr;
+    static_cast<void>(cudaStreamEndCapture(static_cast<cudaStream_t>(stream.native()), &graph));
+    if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
+    static_cast<void>(cudaGetLastError());
+  }
+
+  bool start_profiler() override {
+    cuda_check(cudaProfilerStart(), "cudaProfilerStart");
+    return true;
+  }
+  bool stop_profiler() override {
+    cuda_check(cudaProfilerStop(), "cudaProfilerStop");
+    return true;
+  }
+  bool show_ranges() override {
+    show_nvtx_ranges();
+    return true;
+  }
+};
+
 /// "13.0" of 13000
 std::string version_text(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
@@ -209,6 +306,7 @@ std::string register_cuda_runtime() {
     }
   }
   register_device_runtime(DeviceKind::cuda, std::make_unique<CudaRuntime>());
+  register_device_tools(DeviceKind::cuda, std::make_unique<CudaTools>());
   return "";
 }
 

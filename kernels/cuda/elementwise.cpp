@@ -5,7 +5,7 @@
 namespace neox {
 
 void CudaElementwise::activation(Stream& stream, Activation kind, ConstTensor x, Tensor y) const {
-  run(stream, "activation", [&](const cuda::Launch& launch) {
+  run(stream, "activation", [=, this](const cuda::Launch& launch) {
     cuda::activation(launch, kind, y.dtype, input(x, y.dtype), output(y, y.dtype), y.numel());
   });
 }
@@ -13,7 +13,7 @@ void CudaElementwise::activation(Stream& stream, Activation kind, ConstTensor x,
 void CudaElementwise::activation_backward(Stream& stream, Activation kind, ConstTensor x,
                                           ConstTensor dy, Tensor dx) const {
   const DType t = dx.dtype;
-  run(stream, "activation_backward", [&](const cuda::Launch& launch) {
+  run(stream, "activation_backward", [=, this](const cuda::Launch& launch) {
     cuda::activation_backward(launch, kind, t, input(x, t), input(dy, t), output(dx, t),
                               dx.numel());
   });
@@ -22,7 +22,7 @@ void CudaElementwise::activation_backward(Stream& stream, Activation kind, Const
 void CudaElementwise::gated_activation(Stream& stream, Activation kind, ConstTensor x,
                                        Tensor y) const {
   const DType t = y.dtype;
-  run(stream, "gated_activation", [&](const cuda::Launch& launch) {
+  run(stream, "gated_activation", [=, this](const cuda::Launch& launch) {
     cuda::gated_activation(launch, kind, t, input(x, t), output(y, t), y.rows(), y.cols());
   });
 }
@@ -30,7 +30,7 @@ void CudaElementwise::gated_activation(Stream& stream, Activation kind, ConstTen
 void CudaElementwise::gated_activation_backward(Stream& stream, Activation kind, ConstTensor x,
                                                 ConstTensor dy, Tensor dx) const {
   const DType t = dx.dtype;
-  run(stream, "gated_activation_backward", [&](const cuda::Launch& launch) {
+  run(stream, "gated_activation_backward", [=, this](const cuda::Launch& launch) {
     cuda::gated_activation_backward(launch, kind, t, input(x, t), input(dy, t), output(dx, t),
                                     dy.rows(), dy.cols());
   });
@@ -40,7 +40,7 @@ void CudaElementwise::residual_add(Stream& stream, ConstTensor residual, ConstTe
                                    const Dropout& dropout_a, ConstTensor b,
                                    const Dropout& dropout_b, Tensor y) const {
   const DType t = y.dtype;
-  run(stream, "residual_add", [&](const cuda::Launch& launch) {
+  run(stream, "residual_add", [=, this](const cuda::Launch& launch) {
     cuda::dropout_sum(
         launch, t,
         {residual ? input(residual, t) : nullptr, input(a, t), b ? input(b, t) : nullptr, dropout_a,
@@ -55,21 +55,21 @@ void CudaElementwise::dropout(Stream& stream, ConstTensor x, const Dropout& drop
     return;
   }
   const DType t = y.dtype;
-  run(stream, "dropout", [&](const cuda::Launch& launch) {
+  run(stream, "dropout", [=, this](const cuda::Launch& launch) {
     cuda::dropout_sum(
         launch, t, {nullptr, input(x, t), nullptr, dropout, {}, output(y, t), y.rows(), y.cols()});
   });
 }
 
 void CudaElementwise::cast(Stream& stream, ConstTensor x, Tensor y) const {
-  run(stream, "cast", [&](const cuda::Launch& launch) {
+  run(stream, "cast", [=, this](const cuda::Launch& launch) {
     cuda::cast(launch, x.dtype, input(x, x.dtype), y.dtype, output(y, y.dtype), y.numel());
   });
 }
 
 void CudaElementwise::add_into(Stream& stream, ConstTensor x, Tensor y) const {
   const DType x_type = x.dtype == y.dtype ? y.dtype : DType::f32;
-  run(stream, "add_into", [&](const cuda::Launch& launch) {
+  run(stream, "add_into", [=, this](const cuda::Launch& launch) {
     cuda::add_into(launch, x_type, input(x, x_type), y.dtype, output(y, y.dtype), y.numel());
   });
 }

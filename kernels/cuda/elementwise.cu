@@ -24,13 +24,13 @@ struct Dropping<true> {
   NEOX_HOST_DEVICE void apply(std::int64_t row, std::int64_t column, std::int64_t width,
                               float (&v)[N]) const {
     const auto index = static_cast<std::uint64_t>(first_element(dropout, row, width) + column);
+    const RngKey key = key_of(dropout);
     if constexpr (N == 1) {
-      v[0] = rule.apply(philox_word(dropout.key, index), v[0]);
+      v[0] = rule.apply(philox_word(key, index), v[0]);
     } else {
       static_assert(N % 4 == 0);
       for (int quad = 0; quad < N / 4; ++quad) {
-        const PhiloxWords words =
-            philox(dropout.key, (index >> 2) + static_cast<std::uint64_t>(quad));
+        const PhiloxWords words = philox(key, (index >> 2) + static_cast<std::uint64_t>(quad));
         for (int i = 0; i < 4; ++i) v[quad * 4 + i] = rule.apply(words.word[i], v[quad * 4 + i]);
       }
     }

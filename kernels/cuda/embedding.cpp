@@ -19,7 +19,7 @@ void CudaEmbedding::embedding(Stream& stream, ConstTensor ids, ConstTensor table
                               std::int64_t first_id, ConstTensor positions,
                               ConstTensor position_table, Tensor y) const {
   const DType t = y.dtype;
-  run(stream, "embedding", [&](const cuda::Launch& launch) {
+  run(stream, "embedding", [=, this](const cuda::Launch& launch) {
     cuda::embedding(
         launch, t,
         {static_cast<const std::int32_t*>(input(ids, DType::i32)), input(table, t), first_id,
@@ -46,7 +46,7 @@ void CudaEmbedding::embedding_backward(Stream& stream, ConstTensor ids, ConstTen
                                        std::int64_t first_id, Tensor dtable) const {
   const std::int64_t rows = ids.numel(), n = dtable.rows();
   if (rows == 0 || dtable.numel() == 0) return;
-  run(stream, "embedding_backward", [&](const cuda::Launch& launch) {
+  run(stream, "embedding_backward", [=, this](const cuda::Launch& launch) {
     const auto* id = static_cast<const std::int32_t*>(input(ids, DType::i32));
     const void* gradient = input(dy, dy.dtype);
     auto* table = static_cast<float*>(output(dtable, DType::f32));

@@ -2,6 +2,7 @@
 
 #include "core/base/error.h"
 #include "kernels/cuda/internal.h"
+#include "kernels/cuda/simulated_runtime.h"
 
 namespace neox {
 
@@ -12,6 +13,17 @@ CudaFamily::CudaFamily(Device device) : device_(device) {
   cuda_check(
       cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device.index),
       "cudaDeviceGetAttribute");
+}
+
+bool CudaFamily::recording(Stream& stream) const {
+  return device_.kind == DeviceKind::simulated && recording_simulated(stream);
+}
+
+void CudaFamily::record(Stream& stream, std::function<void(const cuda::Launch&)> start) const {
+  record_simulated(
+      stream, [start = std::move(start), launch = cuda::Launch{nullptr, multiprocessors_, true}] {
+        start(launch);
+      });
 }
 
 void CudaFamily::run(Stream& stream, const char* kernel, void (*start)(void*, const cuda::Launch&),

@@ -1,6 +1,7 @@
 #pragma once
 // What every family of CUDA operators knows of its device.
 
+#include <functional>
 #include <memory>
 #include <type_traits>
 
@@ -16,10 +17,12 @@ class CudaFamily {
   explicit CudaFamily(Device device);
   ~CudaFamily() = default;
 
-  /// Calls start(launch) with the device current, and checks that the kernels started.
+  /// Calls start(launch) with the device current, and checks that the kernels started. `start`
+  /// holds copies of all it needs: on a simulated device recorded work calls it again later.
   template <class F>
-  void run(Stream& stream, const char* kernel, F&& start) const {
-    using Start = std::remove_reference_t<F>;
+  void run(Stream& stream, const char* kernel, F start) const {
+    using Start = F;
+    if (recording(stream)) return record(stream, start);
     run(
         stream, kernel,
         [](void* f, const cuda::Launch& launch) { (*static_cast<Start*>(f))(launch); },
@@ -41,6 +44,8 @@ class CudaFamily {
   int multiprocessors_ = 2;  // of a simulated device: enough for grids of several blocks
 
  private:
+  bool recording(Stream& stream) const;
+  void record(Stream& stream, std::function<void(const cuda::Launch&)> start) const;
   void run(Stream& stream, const char* kernel, void (*start)(void*, const cuda::Launch&),
            void* context) const;
 };

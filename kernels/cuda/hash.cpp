@@ -5,8 +5,8 @@
 namespace neox {
 
 void CudaHash::hash(Stream& stream, ConstTensor x, Tensor out, bool accumulate) const {
-  run(stream, "hash", [&](const cuda::Launch& launch) {
-    void* scratch = workspace_.take(stream, cuda::kMostPartialSums * sizeof(std::uint64_t));
+  void* scratch = workspace_.take(stream, cuda::kMostPartialSums * sizeof(std::uint64_t));
+  run(stream, "hash", [=, this](const cuda::Launch& launch) {
     cuda::hash(launch, input(x, x.dtype), static_cast<std::int64_t>(x.bytes()),
                static_cast<std::uint64_t*>(scratch),
                static_cast<std::uint64_t*>(output(out, DType::u64)), accumulate);

@@ -100,7 +100,7 @@ void CudaLinear::product_with_bias(Stream& stream, GemmKey key, GemmOperands ope
     if (GemmPlan* found = plan(fused, with_bias, stream)) return found->run(stream, with_bias);
   }
   // The bias goes through D: rounded once, as in an epilogue.
-  run(stream, "broadcast_rows", [&](const cuda::Launch& launch) {
+  run(stream, "broadcast_rows", [=, this](const cuda::Launch& launch) {
     cuda::broadcast_rows(launch, bias.dtype, bias.data, y.dtype, y.data, y.rows(), y.cols());
   });
   if (key.k == 0) return;
@@ -111,7 +111,7 @@ void CudaLinear::product_with_bias(Stream& stream, GemmKey key, GemmOperands ope
 void CudaLinear::sum_columns(Stream& stream, ConstTensor dy, float* sums, bool accumulate) const {
   const std::size_t bytes = cuda::column_sums_scratch(dy.rows(), dy.cols());
   auto* scratch = static_cast<std::byte*>(scratch_.take(stream, bytes));
-  run(stream, "column_sums", [&](const cuda::Launch& launch) {
+  run(stream, "column_sums", [=, this](const cuda::Launch& launch) {
     cuda::column_sums(launch, dy.dtype, dy.data, dy.rows(), dy.cols(), accumulate, sums, scratch);
   });
 }
@@ -148,7 +148,7 @@ void CudaLinear::product_with_bias_gradient(Stream& stream, const GemmKey& key,
         fused, [&] { return plan_with_bias_gradient(fused, key, with_sums, dy, stream); });
     if (found != nullptr) {
       found->run(stream, with_sums);
-      return run(stream, "collect_sums", [&](const cuda::Launch& launch) {
+      return run(stream, "collect_sums", [=, this](const cuda::Launch& launch) {
         cuda::collect_sums(launch, static_cast<const float*>(with_sums.vector), to, db.numel(),
                            key.accumulate);
       });

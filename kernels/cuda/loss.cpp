@@ -41,7 +41,7 @@ void CudaLoss::cross_entropy(Stream& stream, ConstTensor logits, ConstTensor lab
                              Tensor dlogits) const {
   const cuda::Logits of = columns_of(logits, labels, weights, 0, valid_vocab);
   const DType gradient = gradient_type(logits, dlogits);
-  run(stream, "cross_entropy", [&](const cuda::Launch& launch) {
+  run(stream, "cross_entropy", [=, this](const cuda::Launch& launch) {
     cuda::losses_and_gradients(launch, of, nullptr, 0,
                                static_cast<float*>(output(losses, DType::f32)), gradient,
                                optional_output(dlogits, gradient));
@@ -52,7 +52,7 @@ void CudaLoss::cross_entropy_partial(Stream& stream, ConstTensor logits, ConstTe
                                      ConstTensor weights, std::int64_t first_column,
                                      std::int64_t valid_columns, Tensor stats) const {
   const cuda::Logits of = columns_of(logits, labels, weights, first_column, valid_columns);
-  run(stream, "cross_entropy_partial", [&](const cuda::Launch& launch) {
+  run(stream, "cross_entropy_partial", [=, this](const cuda::Launch& launch) {
     cuda::loss_stats(launch, of, static_cast<double*>(output(stats, DType::f64)));
   });
 }
@@ -63,7 +63,7 @@ void CudaLoss::cross_entropy_combine(Stream& stream, ConstTensor logits, ConstTe
                                      Tensor dlogits) const {
   const cuda::Logits of = columns_of(logits, labels, weights, first_column, valid_columns);
   const DType gradient = gradient_type(logits, dlogits);
-  run(stream, "cross_entropy_combine", [&](const cuda::Launch& launch) {
+  run(stream, "cross_entropy_combine", [=, this](const cuda::Launch& launch) {
     cuda::losses_and_gradients(launch, of, static_cast<const double*>(input(parts, DType::f64)),
                                parts.shape[0], static_cast<float*>(output(losses, DType::f32)),
                                gradient, optional_output(dlogits, gradient));

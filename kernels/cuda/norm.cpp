@@ -40,7 +40,7 @@ void CudaNorm::forward(Stream& stream, const char* name, ConstTensor x, ConstTen
                                output(y, t),
                                static_cast<float*>(optional_output(mean, DType::f32)),
                                static_cast<float*>(output(rstd, DType::f32))};
-  run(stream, name, [&](const cuda::Launch& launch) { cuda::norm_forward(launch, args); });
+  run(stream, name, [=](const cuda::Launch& launch) { cuda::norm_forward(launch, args); });
 }
 
 void CudaNorm::backward(Stream& stream, const char* name, ConstTensor dy, ConstTensor x,
@@ -62,11 +62,11 @@ void CudaNorm::backward(Stream& stream, const char* name, ConstTensor dy, ConstT
                                 static_cast<float*>(optional_output(dw, DType::f32)),
                                 static_cast<float*>(optional_output(db, DType::f32)),
                                 accumulate};
-  run(stream, name, [&](const cuda::Launch& launch) {
-    const std::size_t bytes =
-        dw ? cuda::norm_backward_scratch(launch.multiprocessors, t, args.rows, args.h) : 0;
-    cuda::norm_backward(launch, args, static_cast<float*>(workspace_.take(stream, bytes)));
-  });
+  const std::size_t bytes =
+      dw ? cuda::norm_backward_scratch(multiprocessors_, t, args.rows, args.h) : 0;
+  auto* scratch = static_cast<float*>(workspace_.take(stream, bytes));
+  run(stream, name,
+      [=](const cuda::Launch& launch) { cuda::norm_backward(launch, args, scratch); });
 }
 
 }  // namespace neox

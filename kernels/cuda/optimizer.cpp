@@ -11,7 +11,7 @@ void CudaOptimizer::optimizer_step(Stream& stream, const UpdateRule& rule, Const
   if (!fits) {
     fail("internal error: weights in {} need no copy; leave it empty", name_of(weights.dtype));
   }
-  run(stream, "optimizer_step", [&](const cuda::Launch& launch) {
+  run(stream, "optimizer_step", [=, this](const cuda::Launch& launch) {
     cuda::StepArrays arrays{static_cast<const float*>(input(grad, DType::f32)),
                             static_cast<const float*>(input(grad_scale, DType::f32)),
                             static_cast<float*>(output(main, DType::f32)),
@@ -27,8 +27,8 @@ void CudaOptimizer::optimizer_step(Stream& stream, const UpdateRule& rule, Const
 }
 
 void CudaOptimizer::square_sum(Stream& stream, ConstTensor x, Tensor out, bool accumulate) const {
-  run(stream, "square_sum", [&](const cuda::Launch& launch) {
-    void* scratch = workspace_.take(stream, cuda::kMostPartialSums * sizeof(double));
+  void* scratch = workspace_.take(stream, cuda::kMostPartialSums * sizeof(double));
+  run(stream, "square_sum", [=, this](const cuda::Launch& launch) {
     cuda::square_sum(launch, static_cast<const float*>(input(x, DType::f32)), x.numel(),
                      static_cast<double*>(scratch), static_cast<double*>(output(out, DType::f64)),
                      accumulate);
@@ -37,7 +37,7 @@ void CudaOptimizer::square_sum(Stream& stream, ConstTensor x, Tensor out, bool a
 
 void CudaOptimizer::clip_scale(Stream& stream, ConstTensor square_sum, float max_norm,
                                Tensor scale) const {
-  run(stream, "clip_scale", [&](const cuda::Launch& launch) {
+  run(stream, "clip_scale", [=, this](const cuda::Launch& launch) {
     cuda::clip_scale(launch, static_cast<const double*>(input(square_sum, DType::f64)), max_norm,
                      static_cast<float*>(output(scale, DType::f32)));
   });

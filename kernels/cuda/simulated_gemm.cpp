@@ -4,6 +4,8 @@
 #include <array>
 #include <vector>
 
+#include "kernels/cuda/simulated_runtime.h"
+
 namespace neox {
 namespace {
 
@@ -50,7 +52,12 @@ class SimulatedPlan final : public GemmPlan {
  public:
   explicit SimulatedPlan(const GemmKey& key) : key_(key) {}
 
-  void run(Stream&, const GemmOperands& operands) override {
+  void run(Stream& stream, const GemmOperands& operands) override {
+    if (!record_simulated(stream, [this, operands] { compute(operands); })) compute(operands);
+  }
+
+ private:
+  void compute(const GemmOperands& operands) const {
     if (key_.epilogue == GemmEpilogue::bias_gradient) sum_b(operands);
 #pragma omp parallel for schedule(static)
     for (std::int64_t j = 0; j < key_.n; j += kTileN) {
@@ -59,7 +66,6 @@ class SimulatedPlan final : public GemmPlan {
     }
   }
 
- private:
   void tile(const GemmOperands& operands, std::int64_t first_m, std::int64_t first_n,
             Panels& panels) const {
     Accumulators sums{};

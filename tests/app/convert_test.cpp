@@ -149,7 +149,8 @@ TEST_F(Convert, HelpAndMistakes) {
     EXPECT_EQ(result.exit_code, 1) << arguments;
     EXPECT_THAT(result.err, HasSubstr(text)) << arguments;
   };
-  expect_error("", "no command; give inspect, verify, diff or merge-config");
+  expect_error("",
+               "no command; give inspect, verify, diff, merge-config, from-hf, to-hf or from-yaml");
   expect_error("inspekt run", "unknown command 'inspekt'");
   expect_error("inspect", "takes one file or directory; 0 given");
   expect_error("diff run", "takes two checkpoints; 1 given");

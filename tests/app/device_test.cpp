@@ -168,6 +168,79 @@ TEST_P(WholeRun, RepeatsBitForBit) {
   }
 }
 
+// Whatever is new in a step, from dropout's masks to sharded weights, must reach work that was
+// recorded in an earlier one.
+TEST_P(WholeRun, RecordedWorkComputesTheSameBits) {
+  // Every micro-batch's work has been recorded after two steps.
+  const Layout layouts[] = {
+      {"one", 1, "--train.train_iters 20 --train.eval_interval 6"},
+      {"recompute", 1, "--parallel.recompute full --model.gpt_j_residual false"},
+      {"selective", 1, "--parallel.recompute selective --precision.precision bfloat16"},
+      {"pipe", 2, "--parallel.pipe_parallel_size 2 --batch.train_micro_batch_size_per_gpu 1"},
+      {"zb", 2, "--parallel.pipe_parallel_size 2 --parallel.pipeline_schedule zb-h1"},
+      {"zero3", 2, "--parallel.zero_stage 3 --batch.train_micro_batch_size_per_gpu 1"},
+  };
+  for (const auto& [name, ranks, layout] : layouts) {
+    const auto run = [&, name = name, ranks = ranks, layout = layout](const char* graphs) {
+      const auto options = fmt::format("--system.cuda_graphs {} --profile {}", graphs, layout);
+      return workspace_.run_ok(on_device(ranks, options), fmt::format("{}_{}", name, graphs)).err;
+    };
+    EXPECT_EQ(run("off").find("CUDA graphs of rank 0: "), std::string::npos);
+    const std::string said = run("on");
+    const std::size_t at = said.find("CUDA graphs of rank 0: ");
+    ASSERT_NE(at, std::string::npos) << said;
+    int recorded = 0, launched = 0;
+    ASSERT_EQ(
+        std::sscanf(said.c_str() + at, "CUDA graphs of rank 0: %d recorded, launched %d times",
+                    &recorded, &launched),
+        2);
+    std::printf("    %-10s %d graphs, launched %d times\n", name, recorded, launched);
+    std::fflush(stdout);
+    EXPECT_GE(recorded, 2);  // forward and backward of a layer
+    EXPECT_GE(launched, 2 * recorded);
+    const std::vector<double> want = curve(workspace_, fmt::format("{}_off", name));
+    EXPECT_GE(want.size(), 8u);
+    EXPECT_EQ(curve(workspace_, fmt::format("{}_on", name)), want) << name;
+  }
+}
+
+TEST_P(WholeRun, SaysWhatTheDevicesMemoryWentTo) {
+  const auto run = workspace_.run_ok(on_device(1, "--train.train_iters 2"), "memory");
+  EXPECT_NE(run.err.find("in use after the first step ("), std::string::npos) << run.err;
+  if (GetParam() == "simulated") {  // no library, no other process: the plan and the kernels' own
+    EXPECT_NE(run.err.find(" 0 B for libraries"), std::string::npos) << run.err;
+  }
+}
+
+// Which of a step's phases took how long, by the device's clock; and the CUDA profiler's window.
+TEST_P(WholeRun, MeasuresPhasesOnTheDevice) {
+  const auto run =
+      workspace_.run_ok(on_device(2,
+                                  "--profile --train.train_iters 3 --logging.profile_step_start 2 "
+                                  "--logging.nvtx_ranges --parallel.zero_stage 1"),
+                        "phases");
+  for (const char* text : {"phases of step 1 on the GPU", "phases of step 3 on the GPU", "inputs",
+                           "forward", "backward", "reduction", "optimizer", "weights"}) {
+    EXPECT_NE(run.err.find(text), std::string::npos) << text << "\n" << run.err;
+  }
+  const bool cuda = GetParam() == "cuda";
+  EXPECT_EQ(run.err.find("the CUDA profiler records steps 2 to 2") != std::string::npos, cuda);
+  EXPECT_EQ(run.err.find("simulated:0 has no CUDA profiler") != std::string::npos, !cuda);
+}
+
+TEST_P(WholeRun, RefusesGraphsThatCannotBe) {
+  const auto tensor = workspace_.run(
+      on_device(2, "--parallel.model_parallel_size 2 --system.cuda_graphs on"), "refused");
+  EXPECT_EQ(tensor.exit_code, 1);
+  EXPECT_NE(tensor.err.find("cuda_graphs = on does not go with tensor parallelism"),
+            std::string::npos)
+      << tensor.err;
+  const auto cpu = workspace_.run(train(1, "--system.device cpu --system.cuda_graphs on"), "cpu");
+  EXPECT_EQ(cpu.exit_code, 1);
+  EXPECT_NE(cpu.err.find("cuda_graphs = on, but the run computes on cpu"), std::string::npos)
+      << cpu.err;
+}
+
 INSTANTIATE_TEST_SUITE_P(Gpu, WholeRun, ::testing::Values("simulated", "cuda"),
                          [](const auto& device) { return device.param; });
 

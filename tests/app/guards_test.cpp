@@ -330,12 +330,29 @@ TEST_F(Guards, TheListMayChangeAtAResume) {
   EXPECT_EQ(found.at(1), "[[0,1,2,3,6,7,8,9]]");
   EXPECT_EQ(found.at(3), "[[18,19,20,21,22,23,24,25]]");
   EXPECT_EQ(found.at(4), "[[26,27,28,29,40,41,42,43]]");
-  // The ids of the steps before stay; the order's beginning stands in at its end.
-  workspace_.run_ok(train(1,
-                          "--logging.log_samples true --train.train_iters 6 "
-                          "--data.skip_sample_ranges 8-300"),
-                    "b");
-  EXPECT_EQ(samples("b").at(1), "[[0,1,2,3,4,5,6,7]]");
+}
+
+// Nearly all is left out: the order begins again, without what is left out.
+TEST_F(Guards, TheOrderBeginsAgainWhenItIsUsedUp) {
+  const auto run = workspace_.run_ok(train(1,
+                                           "--logging.log_samples true --train.train_iters 9 "
+                                           "--data.skip_sample_ranges 8-300,2-3"),
+                                     "a");
+  EXPECT_THAT(run.err, ContainsRegex("samples left out: 2-3, 8-300; the last [0-9]+ samples of the "
+                                     "run are taken from the beginning of the order again"));
+  std::vector<std::int64_t> ids;
+  for (const auto& line : lines("a/run/samples.jsonl")) {
+    for (const auto& id : line.at("ids").at(0)) ids.push_back(id.get<std::int64_t>());
+  }
+  ASSERT_EQ(ids.size(), 72u);
+  const auto again = std::find(ids.begin() + 1, ids.end(), 0);
+  ASSERT_NE(again, ids.end());
+  for (auto at = ids.begin(), other = again; other != ids.end(); ++at, ++other) {
+    EXPECT_EQ(*other, *at);
+  }
+  for (const std::int64_t id : ids) {
+    EXPECT_FALSE((8 <= id && id <= 300) || id == 2 || id == 3) << id;
+  }
 }
 
 TEST_F(Guards, WrongRangesAreRefused) {

@@ -110,7 +110,7 @@ TEST_F(SampleLog, NeedsADirectory) {
       "neox_train --config ../nowhere.ini --logging.log_samples true",
       "a");
   EXPECT_EQ(run.exit_code, 1);
-  EXPECT_THAT(run.err, HasSubstr("logging.log_samples = true (--logging.log_samples): there is no "
+  EXPECT_THAT(run.err, HasSubstr("logging.log_samples = true (command line): there is no "
                                  "directory for it: set logging.log_dir"));
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/tensor/buffer.h"
+#include "core/tensor/device_tools.h"
 #include "kernels/cuda/internal.h"
 #include "tests/gpu/gpu_support.h"
 
@@ -159,6 +160,60 @@ TEST_F(CudaRuntimeOn, RefusesDevicesAndStreamsThatDoNotFit) {
 
 TEST_F(CudaRuntimeOn, BackendSaysWhatIsMissing) {
   EXPECT_TRUE(has(message_of([] { make_backend(kGpu); }), "attention"));
+}
+
+TEST_F(CudaRuntimeOn, LaunchesWhatItRecorded) {
+  DeviceTools& tools = device_tools(DeviceKind::cuda);
+  ASSERT_EQ(tools.why_no_graphs(), "");
+  const auto stream = make_stream(kGpu);
+  constexpr std::int64_t kBytes = 1 << 20;
+  const OwnedTensor from({kBytes}, DType::u8, kGpu), to({kBytes}, DType::u8, kGpu);
+  fill_zero(*stream, to);
+  tools.begin_capture(*stream);
+  copy(*stream, from, to);
+  const auto graph = tools.end_capture(*stream);
+  std::vector<std::byte> back(kBytes);
+  copy(*stream, to, view(back));
+  stream->synchronize();
+  EXPECT_EQ(back, std::vector<std::byte>(kBytes)) << "recording ran the work";
+  for (const unsigned first : {1u, 2u}) {
+    std::vector<std::byte> sent = pattern(kBytes, first);
+    copy(*stream, view(sent), from);
+    graph->launch(*stream);
+    copy(*stream, to, view(back));
+    stream->synchronize();
+    EXPECT_EQ(back, sent);
+  }
+}
+
+TEST_F(CudaRuntimeOn, StreamsSurviveARecordingThatFails) {
+  DeviceTools& tools = device_tools(DeviceKind::cuda);
+  const auto stream = make_stream(kGpu);
+  const OwnedTensor tensor({256}, DType::u8, kGpu);
+  tools.begin_capture(*stream);
+  EXPECT_NE(message_of([&] { stream->synchronize(); }), "");  // forbidden meanwhile
+  tools.drop_capture(*stream);
+  fill_zero(*stream, tensor);
+  EXPECT_NO_THROW(stream->synchronize());
+}
+
+TEST_F(CudaRuntimeOn, TellsTimeAndMemory) {
+  DeviceTools& tools = device_tools(DeviceKind::cuda);
+  const auto stream = make_stream(kGpu);
+  const auto before = tools.memory(0);
+  ASSERT_TRUE(before.has_value());
+  const OwnedTensor large({std::int64_t{1} << 30}, DType::u8, kGpu);
+  EXPECT_LE(tools.memory(0)->free + (std::size_t{1} << 29), before->free);
+  const auto first = tools.make_time_mark(0), second = tools.make_time_mark(0);
+  fill_zero(*stream, large);
+  stream->synchronize();
+  first->record(*stream);
+  for (int i = 0; i < 20; ++i) fill_zero(*stream, large);
+  second->record(*stream);
+  second->synchronize();
+  const double seconds = second->seconds_since(*first);
+  EXPECT_GT(seconds, 20 * 1e9 / 2e13);  // no device writes 20 TB/s
+  EXPECT_LT(seconds, 10);
 }
 
 }  // namespace

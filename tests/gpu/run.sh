@@ -129,7 +129,8 @@ else
   run attention 120 1 test_gpu '*CudaAttention*'
   run attention_cudnn 90 1 test_gpu 'CudnnAttentionOn.*'
   OMP_NUM_THREADS=1
-  run whole_runs 240 1 test_app '*WholeRun*/cuda'
+  run whole_runs 240 1 test_app '*WholeRun*/cuda-*RecordedWork*'
+  run graphs 120 1 test_app '*WholeRun.RecordedWork*/cuda'
   run comm 60 1 test_comm '*gpu*'
   run comm_2_ranks 60 2 test_comm_mpi2 '*gpu*-*nccl_gpu*'
   run comm_4_ranks 60 4 test_comm_mpi4 '*gpu*-*nccl_gpu*'

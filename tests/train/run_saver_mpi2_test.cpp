@@ -76,6 +76,7 @@ class RunSaverTest : public ::testing::Test {
   }
   ~RunSaverTest() override {
     testing_hooks::fail_call = nullptr;
+    testing_hooks::before_fill = nullptr;
     failing_syncs = slow_writes = failing_renames = held_renames = 0;
     hold_renames = false;
     world->barrier();
@@ -157,6 +158,44 @@ TEST_F(RunSaverTest, TheStateOfItsStepIsSavedWhileTrainingGoesOn) {
   ASSERT_THAT(steps_on_disk(), ElementsAre(2));
   EXPECT_EQ(temporaries(), 0);
   EXPECT_TRUE(bytes_of(find_checkpoints(directory).at(0).path) == want);
+}
+
+// Training stands still neither for writing nor for the copy, but the update waits for the latter.
+TEST_F(RunSaverTest, AnUpdateWaitsForTheCopy) {
+  step();
+  const std::string want = saved_at_once(1);
+  RunSaver saver = this->saver();
+  static std::atomic<bool> copied;
+  copied = false;
+  testing_hooks::before_fill = [] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    copied = true;
+  };
+  saver.begin(progress);
+  const double at_begin = saver.stall_seconds();
+  EXPECT_FALSE(copied);
+  step(&saver);
+  EXPECT_TRUE(copied);
+  EXPECT_GT(saver.stall_seconds(), at_begin);
+  testing_hooks::before_fill = nullptr;
+  step(&saver);
+  saver.drain();
+  ASSERT_THAT(steps_on_disk(), ElementsAre(1));
+  EXPECT_TRUE(bytes_of(find_checkpoints(directory).at(0).path) == want);
+}
+
+TEST_F(RunSaverTest, ACopyThatFailsFailsTheSave) {
+  step();
+  RunSaver saver = this->saver();
+  if (world->rank() == 1) testing_hooks::before_fill = [] { fail("the device is lost"); };
+  saver.begin(progress);
+  step(&saver);  // does not wait for ever
+  saver.drain();
+  EXPECT_THAT(steps_on_disk(), IsEmpty());
+  EXPECT_EQ(temporaries(), 0);
+  testing_hooks::before_fill = nullptr;
+  saver.finish(progress);
+  EXPECT_THAT(steps_on_disk(), ElementsAre(2));
 }
 
 TEST_F(RunSaverTest, NeverTwoAtATime) {

@@ -5,6 +5,7 @@
 #include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "io/checkpoint/boxes.h"
@@ -137,11 +138,22 @@ TEST_F(CheckpointTest, LeftoversOfDeadJobsAreRemoved) {
       fmt::format("{}/.del-step0000000001-{}.{}-cd.h5", directory, name, getpid());
   const std::string other = directory + "/.tmp-step0000000001-elsewhere.12-ab.h5";
   const std::string old = directory + "/.tmp-step0000000001-elsewhere.13-ab.h5";
-  for (const auto& path : {dead, own, locked, other, old}) write_bytes(path, "x");
+  const pid_t zombie = fork();  // dead, but nobody has waited for it
+  if (zombie == 0) _exit(0);
+  siginfo_t ended;
+  waitid(P_PID, static_cast<id_t>(zombie), &ended, WEXITED | WNOWAIT);
+  const auto of = [&](pid_t pid) {
+    return fmt::format("{}/.tmp-step0000000002-{}.{}-ab.h5", directory, name, pid);
+  };
+  const std::string unreaped = of(zombie), living = of(getppid());
+  for (const auto& path : {dead, own, locked, other, old, unreaped, living}) write_bytes(path, "x");
   fs::last_write_time(old, fs::file_time_type::clock::now() - std::chrono::hours(25));
   const PosixFile alive(locked, O_RDWR);
   ASSERT_TRUE(alive.try_lock());
   clean_checkpoint_directory(group, directory);
+  waitpid(zombie, nullptr, 0);
+  EXPECT_FALSE(fs::exists(unreaped));
+  EXPECT_TRUE(fs::exists(living));
   EXPECT_FALSE(fs::exists(dead));
   EXPECT_FALSE(fs::exists(own));
   EXPECT_FALSE(fs::exists(old));
