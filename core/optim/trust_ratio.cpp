@@ -2,42 +2,21 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
-#include <sstream>
 
 namespace neox {
-namespace {
-
-// The names of all parameters of the model, in order: stages hold different ones.
-std::vector<std::string> names_everywhere(const ParameterStore& store, Communicator* world) {
-  std::string mine;
-  for (ParameterId id = 0; id < store.size(); ++id) mine += store.spec(id).name + '\n';
-  std::set<std::string> all;
-  const auto texts = world == nullptr ? std::vector{mine} : world->host_all_gather(mine);
-  for (const std::string& text : texts) {
-    std::istringstream lines(text);
-    for (std::string line; std::getline(lines, line);) all.insert(line);
-  }
-  return {all.begin(), all.end()};
-}
-
-}  // namespace
 
 TrustRatios::TrustRatios(ParameterStore& store, const OptimizerConfig& config, const Backend& ops,
-                         Stream& stream, Communicator* world)
+                         Stream& stream, Communicator* world,
+                         const std::vector<ModelParameter>& parameters)
     : store_(store),
       least_(config.min_coeff),
       most_(config.max_coeff),
       ops_(ops),
       stream_(stream),
       world_(world),
+      places_(places_among(parameters, store)),
       one_({1}, DType::f32, store.device(), store.dry_run()) {
-  const std::vector<std::string> names = names_everywhere(store, world);
-  for (ParameterId id = 0; id < store.size(); ++id) {
-    const auto at = std::lower_bound(names.begin(), names.end(), store.spec(id).name);
-    places_.push_back(at - names.begin());
-  }
-  const Shape shape{2 * static_cast<std::int64_t>(names.size())};
+  const Shape shape{2 * static_cast<std::int64_t>(parameters.size())};
   sums_ = OwnedTensor(shape, DType::f64, store.device(), store.dry_run());
   host_sums_ = OwnedTensor(shape, DType::f64, {}, store.dry_run());
   if (store.dry_run()) return;

@@ -7,14 +7,15 @@
 #include "comm/communicator.h"
 #include "core/config/config.h"
 #include "core/model/parameter_store.h"
+#include "core/optim/model_parameters.h"
 
 namespace neox {
 
 class TrustRatios {
  public:
-  /// Collective over `world` (null: this rank alone), as Optimizer.
+  /// `world`, `parameters`: as Optimizer.
   TrustRatios(ParameterStore& store, const OptimizerConfig& config, const Backend& ops,
-              Stream& stream, Communicator* world);
+              Stream& stream, Communicator* world, const std::vector<ModelParameter>& parameters);
 
   /// p -= lr ratio r for every parameter, where r lies in the gradients' memory and
   ///   ratio = |p| / |r| between min_coeff and max_coeff; 1 where one of the norms is 0
