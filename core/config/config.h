@@ -94,16 +94,17 @@ struct BatchConfig {
 
 /// [optimizer]
 struct OptimizerConfig {
-  std::string type = "adam";  // adam lion sgd madgrad_wd lamb
+  std::string type = "adam";  // adam lion sgd madgrad_wd lamb sm3
   double lr = 1e-3;
   std::vector<double> betas = {0.9, 0.999};  // adam lion lamb
   double eps = 1e-8;
   double weight_decay = 0.1;
   bool adam_w_mode = true;  // adam: decoupled weight decay (AdamW)
-  double momentum = 0.9;    // sgd madgrad_wd
+  double momentum = 0.9;    // sgd madgrad_wd sm3
   bool nesterov = false;    // sgd
   double max_coeff = 10.0;  // lamb: limits of the trust ratio
   double min_coeff = 0.01;
+  double sm3_beta = 0.0;
   double gradient_clipping = 1.0;
 
   friend bool operator==(const OptimizerConfig&, const OptimizerConfig&) = default;

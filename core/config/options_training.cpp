@@ -35,7 +35,8 @@ constexpr Choice kOptimizers[] = {
     {"lion", "sign of a running mean; GPT-NeoX's betas for it are 0.9, 0.99"},
     {"sgd", "gradient descent with momentum; weight_decay is an L2 term"},
     {"madgrad_wd", "MADGRAD with decoupled weight decay; GPT-NeoX's eps for it is 1e-6", "madgrad"},
-    {"lamb", "Adam's update scaled, tensor by tensor, to the size of the weights", "fusedlamb"}};
+    {"lamb", "Adam's update scaled, tensor by tensor, to the size of the weights", "fusedlamb"},
+    {"sm3", "largest sums of squares by row and column; GPT-NeoX's eps is 1e-30, momentum 0"}};
 
 constexpr Choice kDecays[] = {
     {"constant", "lr after the warm-up"},
@@ -188,7 +189,8 @@ std::vector<Option> optimizer_options() {
        .list_size = 2},
       {.name = "eps",
        .field = at<&OptimizerConfig::eps>(),
-       .doc = "Added to the root of the running square (adam, lamb) or sum (madgrad_wd)",
+       .doc = "Added to the root of the running square (adam, lamb) or sum (madgrad_wd), or under "
+              "it (sm3)",
        .range = kPositive},
       {.name = "weight_decay",
        .field = at<&OptimizerConfig::weight_decay>(),
@@ -199,7 +201,7 @@ std::vector<Option> optimizer_options() {
        .doc = "false: adam adds weight_decay to the gradient (L2) instead of decaying the weights"},
       {.name = "momentum",
        .field = at<&OptimizerConfig::momentum>(),
-       .doc = "Momentum of sgd and madgrad_wd; 0: none, and no memory for it",
+       .doc = "Momentum of sgd, madgrad_wd and sm3; 0: none, and no memory for it",
        .range = {.min = 0, .max = 1, .below_max = true}},
       {.name = "nesterov",
        .field = at<&OptimizerConfig::nesterov>(),
@@ -212,6 +214,10 @@ std::vector<Option> optimizer_options() {
        .field = at<&OptimizerConfig::min_coeff>(),
        .doc = "Smallest such ratio",
        .range = kNotNegative},
+      {.name = "sm3_beta",
+       .field = at<&OptimizerConfig::sm3_beta>(),
+       .doc = "Decay of sm3's running squares; 0: they are sums",
+       .range = {.min = 0, .max = 1, .below_max = true}},
       {.name = "gradient_clipping",
        .field = at<&OptimizerConfig::gradient_clipping>(),
        .doc = "Largest L2 norm of the whole gradient; 0 turns clipping off",

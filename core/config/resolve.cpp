@@ -272,13 +272,15 @@ void check_optimizer(const OptimizerConfig& o, Checker& c) {
             fmt::format("optimizer.type = {} has none; it belongs to {}", o.type, by));
   };
   const bool adam = o.type == "adam", lamb = o.type == "lamb", lion = o.type == "lion";
-  const bool sgd = o.type == "sgd", madgrad = o.type == "madgrad_wd";
+  const bool sgd = o.type == "sgd", madgrad = o.type == "madgrad_wd", sm3 = o.type == "sm3";
   only(adam || lamb || lion, o.betas != usual.betas, "optimizer.betas", "adam, lamb and lion");
-  only(adam || lamb || madgrad, o.eps != usual.eps, "optimizer.eps", "adam, lamb and madgrad_wd");
+  only(!lion && !sgd, o.eps != usual.eps, "optimizer.eps", "adam, lamb, madgrad_wd and sm3");
   only(adam, !o.adam_w_mode, "optimizer.adam_w_mode", "adam");
-  only(sgd || madgrad, o.momentum != usual.momentum, "optimizer.momentum", "sgd and madgrad_wd");
+  only(sgd || madgrad || sm3, o.momentum != usual.momentum, "optimizer.momentum",
+       "sgd, madgrad_wd and sm3");
   only(sgd, o.nesterov, "optimizer.nesterov", "sgd");
   only(lamb, o.max_coeff != usual.max_coeff, "optimizer.max_coeff", "lamb");
+  only(sm3, o.sm3_beta != usual.sm3_beta, "optimizer.sm3_beta", "sm3");
   only(lamb, o.min_coeff != usual.min_coeff, "optimizer.min_coeff", "lamb");
   c.check(!o.nesterov || o.momentum > 0, "optimizer.nesterov",
           "looks ahead by optimizer.momentum, which is 0");

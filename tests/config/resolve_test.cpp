@@ -423,12 +423,14 @@ TEST(Resolve, OptimizersRefuseWhatTheyWouldIgnore) {
               HasSubstr("optimizer.nesterov = true: optimizer.type = adam has none; it belongs to "
                         "sgd"));
   EXPECT_THAT(message([](OptimizerConfig& o) { o.momentum = 0.5; }),
-              HasSubstr("it belongs to sgd and madgrad_wd"));
+              HasSubstr("it belongs to sgd, madgrad_wd and sm3"));
+  EXPECT_THAT(message([](OptimizerConfig& o) { o.type = "lamb", o.sm3_beta = 0.5; }),
+              HasSubstr("belongs to sm3"));
   EXPECT_THAT(message([](OptimizerConfig& o) { o.max_coeff = 5; }), HasSubstr("belongs to lamb"));
   EXPECT_THAT(message([](OptimizerConfig& o) { o.type = "lion", o.adam_w_mode = false; }),
               HasSubstr("belongs to adam"));
   EXPECT_THAT(message([](OptimizerConfig& o) { o.type = "lion", o.eps = 1e-6; }),
-              HasSubstr("belongs to adam, lamb and madgrad_wd"));
+              HasSubstr("belongs to adam, lamb, madgrad_wd and sm3"));
   EXPECT_THAT(message([](OptimizerConfig& o) {
                 o.type = "sgd", o.betas = {0.9, 0.95};
               }),
@@ -438,7 +440,7 @@ TEST(Resolve, OptimizersRefuseWhatTheyWouldIgnore) {
       HasSubstr("looks ahead by optimizer.momentum, which is 0"));
   EXPECT_THAT(message([](OptimizerConfig& o) { o.type = "lamb", o.min_coeff = 11; }),
               HasSubstr("is above optimizer.max_coeff"));
-  for (const char* type : {"adam", "lion", "sgd", "madgrad_wd", "lamb"}) {
+  for (const char* type : {"adam", "lion", "sgd", "madgrad_wd", "lamb", "sm3"}) {
     Config c = minimal();
     c.optimizer.type = type;
     EXPECT_NO_THROW(resolve(c, 1)) << type;
