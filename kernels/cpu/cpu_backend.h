@@ -80,6 +80,13 @@ class CpuBackend final : public Backend {
   void square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
   void clip_scale(Stream&, ConstTensor square_sum, float max_norm, Tensor scale) const override;
 
+  void sm3_maxima(Stream&, const Sm3&, const MatrixPart&, ConstTensor grad, ConstTensor grad_scale,
+                  ConstTensor rows, ConstTensor columns, Tensor new_rows,
+                  Tensor new_columns) const override;
+  void sm3_step(Stream&, const Sm3&, const MatrixPart&, ConstTensor grad, ConstTensor grad_scale,
+                ConstTensor rows, ConstTensor columns, Tensor main, Tensor momentum,
+                Tensor weights) const override;
+
   void hash(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
 
  private:

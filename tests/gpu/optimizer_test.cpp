@@ -1,10 +1,11 @@
-// CUDA's AdamW, sums of squares and hashes on sizes and alignments that the harness's small cases
-// don't have, against the CPU engine.
+// CUDA's optimizer steps against the references of the operator harness, and AdamW, sums of squares
+// and hashes on sizes and alignments that its small cases don't have, against the CPU engine.
 
 #include <random>
 
 #include "tests/gpu/device_matrix.h"
 #include "tests/gpu/gpu_support.h"
+#include "tests/kernels/op_cases.h"
 
 namespace neox::testing {
 namespace {
@@ -146,6 +147,30 @@ void check_not_a_number(Device device) {
     EXPECT_TRUE(std::isnan(norm) ? std::isnan(got) : got == 0.0f) << got;
   }
 }
+
+std::vector<OpCase> cases() {
+  std::vector<OpCase> all;
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    for (const auto family : {optimizer_cases, factored_cases}) {
+      for (OpCase& test : family(dtype, CaseSize::small)) all.push_back(std::move(test));
+    }
+  }
+  return all;
+}
+
+class CudaOptimizerCase : public OnGpu, public ::testing::WithParamInterface<OpCase> {};
+class SimulatedOptimizerCase : public ::testing::TestWithParam<OpCase> {};
+TEST_P(CudaOptimizerCase, MatchesTheReference) {
+  EXPECT_EQ(check_value(cuda_kernels_on(kGpu), GetParam()), "");
+}
+TEST_P(SimulatedOptimizerCase, MatchesTheReference) {
+  EXPECT_EQ(check_value(cuda_kernels_on(kSimulated), GetParam()), "");
+}
+std::string id_of(const ::testing::TestParamInfo<OpCase>& info) {
+  return info.param.id();
+}
+INSTANTIATE_TEST_SUITE_P(Optimizer, CudaOptimizerCase, ::testing::ValuesIn(cases()), id_of);
+INSTANTIATE_TEST_SUITE_P(Optimizer, SimulatedOptimizerCase, ::testing::ValuesIn(cases()), id_of);
 
 class CudaOptimizerAgainstCpu : public OnGpu {};
 TEST_F(CudaOptimizerAgainstCpu, AdamW) {
