@@ -9,7 +9,8 @@
 namespace neox {
 
 Optimizer::Optimizer(ParameterStore& store, const OptimizerConfig& config, const Backend& ops,
-                     Stream& stream, Communicator* world)
+                     Stream& stream, Communicator* world,
+                     const std::vector<ModelParameter>& parameters)
     : store_(store),
       config_(config),
       ops_(ops),
@@ -26,7 +27,17 @@ Optimizer::Optimizer(ParameterStore& store, const OptimizerConfig& config, const
           "internal error: the store keeps [{}] for optimizer.type = {}, which needs [{}]",
           fmt::join(store.optimizer_states(), ", "), config.type,
           fmt::join(optimizer_states(config), ", "));
-  if (config.type == "lamb") trust_ratios_.emplace(store, config, ops, stream, world);
+  const auto all = parameters.empty() ? model_parameters(store) : parameters;
+  if (config.type == "lamb") trust_ratios_.emplace(store, config, ops, stream, world, all);
+  if (config.type == "sm3") sm3_.emplace(store, config, ops, stream, world, all);
+}
+
+std::vector<SharedState> Optimizer::shared_states() const {
+  return sm3_ ? sm3_->states() : std::vector<SharedState>{};
+}
+
+void Optimizer::clear_shared_states() {
+  if (sm3_) sm3_->clear();
 }
 
 UpdateResult Optimizer::step(double lr, const UpdateGuard& guard) {
@@ -58,6 +69,15 @@ UpdateResult Optimizer::step(double lr, const UpdateGuard& guard) {
 
 void Optimizer::update(double lr) {
   ++steps_;
+  if (sm3_) {
+    sm3_->step(lr, scale_);
+  } else {
+    update_elements(lr);
+  }
+  store_.weights_changed(ops_);
+}
+
+void Optimizer::update_elements(double lr) {
   const auto states = static_cast<int>(store_.optimizer_states().size());
   for (const StatePiece& piece : store_.update_pieces()) {
     const auto part = [&](State state) { return store_.piece(state, piece); };
@@ -76,7 +96,6 @@ void Optimizer::update(double lr) {
     }
   }
   if (trust_ratios_) trust_ratios_->apply(lr);
-  store_.weights_changed(ops_);
 }
 
 std::size_t Optimizer::bytes() const {

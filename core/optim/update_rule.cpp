@@ -40,14 +40,19 @@ std::vector<std::string> optimizer_states(const OptimizerConfig& config) {
   const bool momentum = config.momentum > 0;
   if (config.type == "adam" || config.type == "lamb") return {"exp_avg", "exp_avg_sq"};
   if (config.type == "lion") return {"exp_avg"};
-  if (config.type == "sgd") {
+  if (config.type == "sgd" || config.type == "sm3") {
     return momentum ? std::vector<std::string>{"momentum_buffer"} : std::vector<std::string>{};
   }
   if (config.type == "madgrad_wd") {
     return momentum ? std::vector<std::string>{"grad_sum_sq", "s", "x0"}
                     : std::vector<std::string>{"grad_sum_sq", "s"};
   }
-  fail("optimizer.type is '{}': it must be adam, lion, sgd, madgrad_wd or lamb", config.type);
+  fail("optimizer.type is '{}': it must be adam, lion, sgd, madgrad_wd, lamb or sm3", config.type);
+}
+
+std::vector<std::string> shared_optimizer_states(const OptimizerConfig& config) {
+  if (config.type != "sm3") return {};
+  return {"accumulator_0", "accumulator_1"};
 }
 
 UpdateRule update_rule(const OptimizerConfig& config, double lr, std::int64_t step, bool decay) {

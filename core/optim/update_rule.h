@@ -14,8 +14,11 @@ namespace neox {
 /// ParameterStore::declare_optimizer_states. Throws Error for an unknown optimizer.type.
 std::vector<std::string> optimizer_states(const OptimizerConfig& config);
 
+/// The names of the states that it keeps for rows and columns: Optimizer::shared_states().
+std::vector<std::string> shared_optimizer_states(const OptimizerConfig& config);
+
 /// The rule of step `step` (from 1) with learning rate `lr`; `decay`: weight decay applies. LAMB's
-/// is the first half of its step (LambUpdateRule).
+/// is the first half of its step (LambUpdateRule); sm3 has none.
 UpdateRule update_rule(const OptimizerConfig& config, double lr, std::int64_t step, bool decay);
 
 }  // namespace neox

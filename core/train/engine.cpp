@@ -125,7 +125,8 @@ Engine::Engine(Communicator& world, const Config& config, EngineMode mode, Devic
   model_.parameters().declare_optimizer_states(optimizer_states(config.optimizer));
   model_.commit(*ops_, *stream_, config.precision.precision, StoreMode::training, dry_run,
                 shard_plan(config, topology_.data()));
-  optimizer_.emplace(model_.parameters(), config.optimizer, *ops_, *stream_, &world);
+  optimizer_.emplace(model_.parameters(), config.optimizer, *ops_, *stream_, &world,
+                     model_parameters(config.model));
   GradientGroups groups;
   groups.data = &topology_.data();
   groups.tensor = &topology_.tensor();
@@ -222,7 +223,7 @@ MemoryPlan Engine::memory_plan() const {
   plan.weights = store.weights;
   plan.main_weights = store.main;
   plan.gradients = store.gradients;
-  plan.optimizer = store.optimizer;
+  plan.optimizer = store.optimizer + optimizer_->shared_state_bytes();
   plan.gathered_weights = data.weights;
   plan.gradient_buffers = data.gradients;
   plan.messages = data.communication + runner.messages;
@@ -233,7 +234,7 @@ MemoryPlan Engine::memory_plan() const {
   plan.tables = model_.table_bytes();
   plan.scalars = optimizer_->bytes();
   plan.host_copies = runner.host_copies;
-  plan.checkpoint_copy = checkpoint_copy_bytes(model_, checkpoint_);
+  plan.checkpoint_copy = checkpoint_copy_bytes(model_, *optimizer_, checkpoint_);
   return plan;
 }
 

@@ -43,7 +43,8 @@ CheckpointInfo checkpoint_info(const Config& config, const ModelConfig& model,
 Attributes model_attributes(const ModelConfig& model, const std::string& parameter);
 /// Host memory that saving copies this rank's part to, for the whole run; 0 when the
 /// model's own memory is written.
-std::size_t checkpoint_copy_bytes(const Transformer& model, const CheckpointConfig& config);
+std::size_t checkpoint_copy_bytes(const Transformer& model, const Optimizer& optimizer,
+                                  const CheckpointConfig& config);
 SaveOptions save_options(const CheckpointConfig& config);
 
 /// What to take from a checkpoint.

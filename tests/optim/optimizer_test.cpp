@@ -74,6 +74,7 @@ class SmallRun {
   }
 
   ParameterStore& store() { return store_; }
+  Optimizer& optimizer() { return *optimizer_; }
 
  private:
   void fill(State state, const std::function<double(std::size_t, std::size_t)>& value) {
@@ -96,6 +97,7 @@ class SmallRun {
 /// One tensor of an optimizer in float64, element by element from the published formulas.
 struct Reference {
   std::vector<double> p, a, b, x0;
+  std::vector<double> rows, columns;  // sm3; a vector has no columns
 };
 
 double sign(double x) {
@@ -108,9 +110,33 @@ double norm(const std::vector<double>& x) {
   return std::sqrt(sum);
 }
 
+// rows [R] and columns [C] of a matrix, rows [n] of a vector.
+void sm3_step(const OptimizerConfig& o, Reference& r, const std::vector<double>& g, double lr,
+              double decay) {
+  const double keep = o.sm3_beta > 0 ? o.sm3_beta : 1;
+  const std::size_t width = g.size() / r.rows.size();
+  // Averages never fall; sums are the largest of this step alone.
+  const double floor = o.sm3_beta > 0 ? 1 : 0;
+  std::vector<double> rows = r.rows, columns = r.columns;
+  for (double& value : rows) value *= floor;
+  for (double& value : columns) value *= floor;
+  for (std::size_t i = 0; i < g.size(); ++i) {
+    const std::size_t row = i / width, column = i % width;
+    const double least = r.columns.empty() ? r.rows[row] : std::min(r.rows[row], r.columns[column]);
+    const double nu = keep * least + (1 - o.sm3_beta) * g[i] * g[i];
+    rows[row] = std::max(rows[row], nu);
+    if (!columns.empty()) columns[column] = std::max(columns[column], nu);
+    r.a[i] = o.momentum * r.a[i] + (1 - o.momentum) * g[i] / std::sqrt(nu + o.eps);
+    r.p[i] -= lr * r.a[i] + lr * decay * r.p[i];
+  }
+  r.rows = rows;
+  r.columns = columns;
+}
+
 // g [elements] has the whole tensor; t from 1.
 void reference_step(const OptimizerConfig& o, Reference& r, const std::vector<double>& g, double lr,
                     int t, double decay) {
+  if (o.type == "sm3") return sm3_step(o, r, g, lr, decay);
   const double b1 = o.betas[0], b2 = o.betas[1];
   std::vector<double> lamb(g.size());
   for (std::size_t i = 0; i < g.size(); ++i) {
@@ -155,6 +181,8 @@ Values reference(const OptimizerConfig& config, int steps = kSteps) {
     const auto n = static_cast<std::size_t>(kShapes[k].numel());
     Reference r;
     r.a = r.b = r.x0 = std::vector<double>(n);
+    r.rows.resize(static_cast<std::size_t>(kShapes[k][0]));
+    if (kShapes[k].rank() > 1) r.columns.resize(static_cast<std::size_t>(kShapes[k][1]));
     for (std::size_t i = 0; i < n; ++i) r.p.push_back(first_value(k, i));
     for (int t = 0; t < steps; ++t) {
       std::vector<double> g;
@@ -209,6 +237,8 @@ const std::vector<Case> kCases = {
     {"madgrad_plain",
      [](OptimizerConfig& o) { o.type = "madgrad_wd", o.eps = 1e-6, o.momentum = 0; }},
     {"lamb", [](OptimizerConfig& o) { o.type = "lamb", o.eps = 1e-6; }},
+    {"sm3", [](OptimizerConfig& o) { o.type = "sm3", o.eps = 1e-30, o.momentum = 0; }},
+    {"sm3_average", [](OptimizerConfig& o) { o.type = "sm3", o.momentum = 0.8, o.sm3_beta = 0.9; }},
     {"lamb_limits",
      [](OptimizerConfig& o) { o.type = "lamb", o.max_coeff = 0.3, o.min_coeff = 0.25; }},
 };
@@ -260,24 +290,24 @@ TEST_P(EveryOptimizer, StatesAreWhatIsDeclared) {
 INSTANTIATE_TEST_SUITE_P(All, EveryOptimizer, ::testing::ValuesIn(kCases),
                          [](const auto& param) { return std::string(param.param.name); });
 
-// ---- published implementations
-// -------------------------------------------------------------------
+// ---- published implementations ------------------------------------------------------------------
 
 TEST(PublishedOptimizers, GiveTheSameWeights) {
   std::ifstream file(NEOX_SOURCE_DIR "/tests/fixtures/optimizers.json");
   const auto json = nlohmann::json::parse(file);
   ASSERT_EQ(json.at("steps").get<int>(), kSteps);
-  ASSERT_EQ(json.at("cases").size(), 8u);
+  ASSERT_EQ(json.at("cases").size(), 11u);
   for (const auto& test : json.at("cases")) {
     const auto& options = test.at("options");
     OptimizerConfig config;
     config.gradient_clipping = 0;
-    config.weight_decay = json.at("weight_decay").get<double>();
+    config.weight_decay = options.value("weight_decay", json.at("weight_decay").get<double>());
     config.type = options.at("type").get<std::string>();
     config.betas = options.value("betas", config.betas);
     config.eps = options.value("eps", config.eps);
     config.momentum = options.value("momentum", config.momentum);
     config.nesterov = options.value("nesterov", false);
+    config.sm3_beta = options.value("sm3_beta", 0.0);
     config.adam_w_mode = options.value("adam_w_mode", true);
     SmallRun run(config);
     for (int t = 0; t < kSteps; ++t) run.step(t, learning_rate(t));
@@ -295,6 +325,28 @@ TEST(Lamb, ATensorOfZerosStillMoves) {
   run.step(0, 0.01);
   const Values after = run.values();
   for (const double value : after[1]) EXPECT_NEAR(std::abs(value), 0.01, 1e-6);
+}
+
+TEST(Sm3, AccumulatorsAreTheOptimizersState) {
+  OptimizerConfig config;
+  config.type = "sm3";
+  SmallRun run(config);
+  run.step(0, 0.01);
+  const auto states = run.optimizer().shared_states();
+  ASSERT_EQ(states.size(), 3u);  // rows and columns of the matrix, and the vector
+  EXPECT_EQ(states[0].name, "accumulator_0");
+  EXPECT_EQ(states[1].name, "accumulator_1");
+  EXPECT_EQ(states[2].parameter, "tensor1");
+  const std::vector<Shape> shapes = {{5}, {7}, {7}};
+  for (std::size_t i = 0; i < states.size(); ++i) {
+    EXPECT_EQ(states[i].tensor.shape, shapes[i]);
+    for (const float value : states[i].tensor.span<float>()) EXPECT_GT(value, 0.0f);
+  }
+  double largest = 0;  // of the first row
+  for (std::size_t i = 0; i < 7; ++i) largest = std::max(largest, std::pow(gradient(0, i, 0), 2));
+  EXPECT_FLOAT_EQ(states[0].tensor.ptr<float>()[0], static_cast<float>(largest));
+  run.optimizer().clear_shared_states();
+  for (const auto& state : states) EXPECT_EQ(state.tensor.ptr<float>()[0], 0.0f);
 }
 
 TEST(OptimizerStates, AStoreOfAnotherOptimizerIsRefused) {
