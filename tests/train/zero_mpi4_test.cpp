@@ -99,7 +99,7 @@ OptimizerConfig optimizer_of(const std::string& type) {
 
 // Every stage leaves the same file, and goes on from it exactly.
 TEST_F(ZeroRun, EveryOptimizerIsBitEqualAndResumesExactly) {
-  for (const char* type : {"lion", "sgd", "madgrad_wd", "lamb"}) {
+  for (const char* type : {"lion", "sgd", "madgrad_wd", "lamb", "sm3"}) {
     Config config = sharded_run_config(true, DType::bf16, directory_);
     config.optimizer = optimizer_of(type);
     std::string file;
