@@ -13,6 +13,7 @@
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
+#include "kernels/factored.h"
 #include "kernels/hash.h"
 #include "kernels/linear.h"
 #include "kernels/loss.h"
@@ -30,6 +31,7 @@ class Backend : public virtual LinearOps,
                 public virtual EmbeddingOps,
                 public virtual LossOps,
                 public virtual OptimizerOps,
+                public virtual FactoredOps,
                 public virtual HashOps {
  public:
   virtual std::string_view name() const = 0;

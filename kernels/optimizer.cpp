@@ -4,7 +4,7 @@
 
 namespace neox {
 
-AdamWFactors adamw_factors(const AdamW& hyper) {
+AdamWRule adamw_rule(const AdamW& hyper) {
   const double b1 = hyper.beta1, b2 = hyper.beta2;
   const auto t = static_cast<double>(hyper.step);
   // -expm1(t log b) is 1 - b^t without cancellation; b = 0 gives 1.

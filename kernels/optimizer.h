@@ -1,8 +1,10 @@
 #pragma once
 // Optimizer steps over flat buffers, and the norms for clipping.
 
+#include <array>
+
 #include "core/tensor/tensor.h"
-#include "kernels/adamw_factors.h"
+#include "kernels/update_rules.h"
 
 namespace neox {
 
@@ -17,17 +19,22 @@ struct AdamW {
   std::int64_t step = 1;  ///< t, from 1
 };
 
-AdamWFactors adamw_factors(const AdamW& hyper);
+AdamWRule adamw_rule(const AdamW& hyper);
+
+/// f32 [n] each; as many as the rule has, the rest empty.
+using UpdateStates = std::array<Tensor, kMostStates>;
 
 class OptimizerOps {
  public:
   virtual ~OptimizerOps() = default;
 
-  /// One step over n elements. main, m, v, grad: f32 [n]; weights: the compute copy (bf16/f16) that
-  /// receives the rounded result, or empty when main is what the model computes with. The gradient
-  /// is multiplied by grad_scale (f32 [1]) first.
-  virtual void adamw(Stream& stream, const AdamW& hyper, ConstTensor grad, ConstTensor grad_scale,
-                     Tensor main, Tensor m, Tensor v, Tensor weights) const = 0;
+  /// One step of `rule` over n elements. main, grad, states: f32 [n]; weights: the compute copy
+  /// (bf16/f16) that receives the rounded result, or empty when main is what the model computes
+  /// with. The gradient is multiplied by grad_scale (f32 [1]) first. `main` may be the gradient's
+  /// memory.
+  virtual void optimizer_step(Stream& stream, const UpdateRule& rule, ConstTensor grad,
+                              ConstTensor grad_scale, Tensor main, const UpdateStates& states,
+                              Tensor weights) const = 0;
 
   /// out f64 [1] (+)= S(x), the sum of x^2 in f64 in an order that depends on n only. x: f32 [n].
   /// `accumulate` is one f64 addition out + S(x). So a norm over disjoint pieces, added in one

@@ -118,11 +118,17 @@ struct BatchConfig {
 
 /// [optimizer]
 struct OptimizerConfig {
-  std::string type = "adam";  // decoupled weight decay (AdamW)
+  std::string type = "adam";  // adam lion sgd madgrad_wd lamb sm3
   double lr = 1e-3;
-  std::vector<double> betas = {0.9, 0.999};
+  std::vector<double> betas = {0.9, 0.999};  // adam lion lamb
   double eps = 1e-8;
   double weight_decay = 0.1;
+  bool adam_w_mode = true;  // adam: decoupled weight decay (AdamW)
+  double momentum = 0.9;    // sgd madgrad_wd sm3
+  bool nesterov = false;    // sgd
+  double max_coeff = 10.0;  // lamb: limits of the trust ratio
+  double min_coeff = 0.01;
+  double sm3_beta = 0.0;
   double gradient_clipping = 1.0;
 
   friend bool operator==(const OptimizerConfig&, const OptimizerConfig&) = default;
@@ -130,7 +136,7 @@ struct OptimizerConfig {
 
 /// [schedule]
 struct ScheduleConfig {
-  std::string lr_decay_style = "linear";  // constant linear cosine exponential wsd
+  std::string lr_decay_style = "linear";  // also constant cosine exponential inverse_sqrt wsd
   std::int64_t lr_decay_iters = 0;        // 0: train_iters
   double lr_decay_fraction = 1.0;         // of train_iters, when lr_decay_iters is 0
   double min_lr = 0.0;

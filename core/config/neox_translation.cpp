@@ -76,7 +76,7 @@ std::int64_t Translation::number(const std::string& name, std::int64_t fallback)
   return std::max<std::int64_t>(value, 1);
 }
 
-// ---- precision, optimizer, ZeRO -----------------------------------------------------------------
+// ---- precision, ZeRO ----------------------------------------------------------------------------
 
 void Translation::half_precision(const Key& key) {
   const bool fp16 = key.name == "fp16";
@@ -107,50 +107,6 @@ void Translation::precision() {
   if (const auto key = take("precision")) set(*key, "precision.precision", key->value);
   for (const char* name : {"fp16", "bf16"}) {
     if (const auto key = take(name)) half_precision(*key);
-  }
-}
-
-void Translation::optimizer_parameters(const Key& key, const YAML::Node& parameters) {
-  for (const auto& pair : parameters) {
-    const std::string name = normalised_key(pair.first.as<std::string>());
-    const Key part{"optimizer.params." + name, pair.second, key.where};
-    if (is_null(pair.second)) continue;
-    if (name == "lr" || name == "betas" || name == "eps" || name == "weight_decay") {
-      const YAML::Node* outer = name == "weight_decay" ? look(name) : nullptr;
-      if (outer != nullptr && text_of(*outer) != text_of(pair.second)) {
-        problem(part, "the key weight_decay gives another value; leave one of them out");
-      }
-      set(part, "optimizer." + name, pair.second);
-    } else if (name == "freeze_step" || name == "cuda_aware" || name == "comm_backend_name") {
-      comment(part.name, pair.second, "only read by 1-bit Adam");
-    } else if (name == "adam_w_mode" || name == "torch_adam" || name == "fused" ||
-               name == "bias_correction") {
-      if (text_of(pair.second) == "false" && (name == "adam_w_mode" || name == "bias_correction")) {
-        problem(part, "Adam is AdamW with bias correction here, as GPT-NeoX's default");
-      }
-      comment(part.name, pair.second, "Adam is AdamW with bias correction, one implementation");
-    } else if (name == "momentum" &&
-               (text_of(pair.second) == "0" || text_of(pair.second) == "0.0")) {
-      comment(part.name, pair.second, "not read by Adam");
-    } else {
-      problem(part, "this optimizer has no such option here");
-    }
-  }
-}
-
-void Translation::optimizer() {
-  const auto key = take("optimizer");
-  if (!key) return;
-  if (!key->value.IsMap() || !key->value["type"]) return problem(*key, "expected type and params");
-  for (const auto& pair : key->value) {
-    const auto name = pair.first.as<std::string>();
-    if (name == "type") {
-      set(Key{"optimizer.type", pair.second, key->where}, "optimizer.type", pair.second);
-    } else if (name == "params" && (pair.second.IsMap() || is_null(pair.second))) {
-      if (pair.second.IsMap()) optimizer_parameters(*key, pair.second);
-    } else {
-      problem(Key{"optimizer." + name, pair.second, key->where}, "expected type and params");
-    }
   }
 }
 

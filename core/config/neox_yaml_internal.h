@@ -76,7 +76,8 @@ class Translation {
   void precision();
   void half_precision(const Key& key);
   void optimizer();
-  void optimizer_parameters(const Key& key, const YAML::Node& parameters);
+  std::string optimizer_type(const Key& key, const YAML::Node& type);
+  void optimizer_parameter(const std::string& type, const Key& part);
   void zero();
   void mlp();
   void width(bool gated);

@@ -31,13 +31,20 @@ constexpr Choice kRecompute[] = {
     {"first_n", "full in the first recompute_layers layers of each stage and chunk"}};
 
 constexpr Choice kOptimizers[] = {
-    {"adam", "Adam with decoupled weight decay, which is what GPT-NeoX's adam is", "adamw"}};
+    {"adam", "Adam with decoupled weight decay, which is what GPT-NeoX's adam is", "adamw"},
+    {"lion", "sign of a running mean; GPT-NeoX's betas for it are 0.9, 0.99"},
+    {"sgd", "gradient descent with momentum; weight_decay is an L2 term"},
+    {"madgrad_wd", "MADGRAD with decoupled weight decay; GPT-NeoX's eps for it is 1e-6", "madgrad"},
+    {"lamb", "Adam's update scaled, tensor by tensor, to the size of the weights", "fusedlamb"},
+    {"sm3", "largest sums of squares by row and column; GPT-NeoX's eps is 1e-30, momentum 0"}};
 
 constexpr Choice kDecays[] = {
     {"constant", "lr after the warm-up"},
     {"linear", "straight to 0 at the end of the decay length, not below min_lr"},
     {"cosine", "half a cosine from lr to min_lr"},
     {"exponential", "lr exp(-0.693 progress), not below min_lr"},
+    {"inverse_sqrt", "lr sqrt(warm-up steps / steps), not below min_lr",
+     "inverse-square-root inverse_square_root"},
     {"wsd", "warm-up, stable at lr, then down to min_lr over the last wsd_decay_fraction"}};
 
 constexpr Choice kSpikeActions[] = {
@@ -177,17 +184,40 @@ std::vector<Option> optimizer_options() {
        .range = kPositive},
       {.name = "betas",
        .field = at<&OptimizerConfig::betas>(),
-       .doc = "Decay of the running mean and of the running square of the gradient",
+       .doc = "Decay of adam's, lamb's and lion's running means of the gradient and of its square",
        .range = {.min = 0, .max = 1, .below_max = true},
        .list_size = 2},
       {.name = "eps",
        .field = at<&OptimizerConfig::eps>(),
-       .doc = "Added to the root of the running square",
+       .doc = "Added to the root of the running square (adam, lamb) or sum (madgrad_wd), or under "
+              "it (sm3)",
        .range = kPositive},
       {.name = "weight_decay",
        .field = at<&OptimizerConfig::weight_decay>(),
        .doc = "Decoupled decay of weight matrices; biases and norms are not decayed",
        .range = kNotNegative},
+      {.name = "adam_w_mode",
+       .field = at<&OptimizerConfig::adam_w_mode>(),
+       .doc = "false: adam adds weight_decay to the gradient (L2) instead of decaying the weights"},
+      {.name = "momentum",
+       .field = at<&OptimizerConfig::momentum>(),
+       .doc = "Momentum of sgd, madgrad_wd and sm3; 0: none, and no memory for it",
+       .range = {.min = 0, .max = 1, .below_max = true}},
+      {.name = "nesterov",
+       .field = at<&OptimizerConfig::nesterov>(),
+       .doc = "sgd looks ahead by the momentum"},
+      {.name = "max_coeff",
+       .field = at<&OptimizerConfig::max_coeff>(),
+       .doc = "Largest ratio of a tensor's norm to its update's that lamb scales by",
+       .range = kPositive},
+      {.name = "min_coeff",
+       .field = at<&OptimizerConfig::min_coeff>(),
+       .doc = "Smallest such ratio",
+       .range = kNotNegative},
+      {.name = "sm3_beta",
+       .field = at<&OptimizerConfig::sm3_beta>(),
+       .doc = "Decay of sm3's running squares; 0: they are sums",
+       .range = {.min = 0, .max = 1, .below_max = true}},
       {.name = "gradient_clipping",
        .field = at<&OptimizerConfig::gradient_clipping>(),
        .doc = "Largest L2 norm of the whole gradient; 0 turns clipping off",

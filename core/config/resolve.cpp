@@ -283,6 +283,29 @@ void check_rampup(const BatchConfig& b, std::int64_t ranks, Checker& c) {
   }
 }
 
+// A value that the chosen optimizer would ignore is a mistake.
+void check_optimizer(const OptimizerConfig& o, Checker& c) {
+  static const OptimizerConfig usual;
+  const auto only = [&](bool used, bool changed, const char* key, const char* by) {
+    c.check(used || !changed, key,
+            fmt::format("optimizer.type = {} has none; it belongs to {}", o.type, by));
+  };
+  const bool adam = o.type == "adam", lamb = o.type == "lamb", lion = o.type == "lion";
+  const bool sgd = o.type == "sgd", madgrad = o.type == "madgrad_wd", sm3 = o.type == "sm3";
+  only(adam || lamb || lion, o.betas != usual.betas, "optimizer.betas", "adam, lamb and lion");
+  only(!lion && !sgd, o.eps != usual.eps, "optimizer.eps", "adam, lamb, madgrad_wd and sm3");
+  only(adam, !o.adam_w_mode, "optimizer.adam_w_mode", "adam");
+  only(sgd || madgrad || sm3, o.momentum != usual.momentum, "optimizer.momentum",
+       "sgd, madgrad_wd and sm3");
+  only(sgd, o.nesterov, "optimizer.nesterov", "sgd");
+  only(lamb, o.max_coeff != usual.max_coeff, "optimizer.max_coeff", "lamb");
+  only(sm3, o.sm3_beta != usual.sm3_beta, "optimizer.sm3_beta", "sm3");
+  only(lamb, o.min_coeff != usual.min_coeff, "optimizer.min_coeff", "lamb");
+  c.check(!o.nesterov || o.momentum > 0, "optimizer.nesterov",
+          "looks ahead by optimizer.momentum, which is 0");
+  c.check(o.min_coeff <= o.max_coeff, "optimizer.min_coeff", "is above optimizer.max_coeff");
+}
+
 void resolve_schedule(Config& config, Checker& c) {
   ScheduleConfig& s = config.schedule;
   if (s.min_lr > config.optimizer.lr) {
@@ -451,6 +474,7 @@ void resolve(Config& config, std::int64_t world_size, const Origins& origins,
     check_rampup(result.batch, data_ranks, checker);
   }
   if (unimplemented == Unimplemented::refuse) refuse_unimplemented(result, checker);
+  check_optimizer(result.optimizer, checker);
   resolve_schedule(result, checker);
   check_data(result.data, checker);
   check_logging(result.logging, checker);

@@ -46,6 +46,13 @@ void ParameterStore::share(ParameterId id) {
   blocks_[index(owner)].used = true;
 }
 
+void ParameterStore::declare_optimizer_states(std::vector<std::string> names) {
+  require(numel_ == 0, "internal error: optimizer states were declared after commit");
+  require(names.size() <= optimizer_.size(), "internal error: {} optimizer states, at most {} fit",
+          names.size(), optimizer_.size());
+  optimizer_states_ = std::move(names);
+}
+
 // ---- layout ------------------------------------------------------------------------------------
 
 // Parameters tied across stages come first, in buckets of their own: both stages then cut them
@@ -195,8 +202,10 @@ void ParameterStore::allocate() {
       main_ = all.emplace_back(allocate_state(State::main, f32, memory_.main));
     }
     grads_ = all.emplace_back(allocate_state(State::gradients, f32, memory_.gradients));
-    exp_avg_ = all.emplace_back(allocate_state(State::exp_avg, f32, memory_.optimizer));
-    exp_avg_sq_ = all.emplace_back(allocate_state(State::exp_avg_sq, f32, memory_.optimizer));
+    for (std::size_t i = 0; i < optimizer_states_.size(); ++i) {
+      const State state = optimizer_state(static_cast<int>(i));
+      optimizer_[i] = all.emplace_back(allocate_state(state, f32, memory_.optimizer));
+    }
   }
   for (Block& b : blocks_) {
     const auto whole = [&](State state, const Tensor& flat, std::size_t& bytes) {
@@ -223,15 +232,17 @@ bool ParameterStore::sharded(State state) const {
       return has_separate_main() ? plan_.zero_stage >= 1 : plan_.zero_stage >= 3;
     case State::gradients:
       return plan_.zero_stage >= 2;
-    case State::exp_avg:
-    case State::exp_avg_sq:
+    case State::optimizer0:
+    case State::optimizer1:
+    case State::optimizer2:
       return plan_.zero_stage >= 1;
   }
   fail("internal error: unknown state");
 }
 
 const Tensor& ParameterStore::buffer_of(State state) const {
-  const Tensor* const buffers[] = {&weights_, &main_, &grads_, &exp_avg_, &exp_avg_sq_};
+  const Tensor* const buffers[] = {&weights_,      &main_,         &grads_,
+                                   &optimizer_[0], &optimizer_[1], &optimizer_[2]};
   return *buffers[static_cast<std::size_t>(state)];
 }
 

@@ -4,6 +4,7 @@
 // they become ready, the optimizer on flat ones, and every rank of a data-parallel group owns an
 // equal part of every bucket.
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -67,7 +68,12 @@ struct ParameterPiece {
   StatePiece piece;
 };
 
-enum class State : std::uint8_t { weights, main, gradients, exp_avg, exp_avg_sq };
+/// Optimizers number their states from 0 on.
+enum class State : std::uint8_t { weights, main, gradients, optimizer0, optimizer1, optimizer2 };
+inline constexpr int kMostOptimizerStates = 3;
+constexpr State optimizer_state(int number) {
+  return static_cast<State>(static_cast<int>(State::optimizer0) + number);
+}
 
 /// Bytes of the store's buffers.
 struct StoreMemory {
@@ -89,6 +95,10 @@ class ParameterStore {
   /// before that block does (tied output layer). The earlier block stays whole in every ZeRO stage,
   /// weights and gradients: two places need it.
   void share(ParameterId id);
+
+  /// The f32 states that the optimizer keeps for every element, by the names that checkpoints give
+  /// them. Before commit; without it there are AdamW's.
+  void declare_optimizer_states(std::vector<std::string> names);
 
   /// Allocates. `compute`: dtype of the weights the model computes with; main weights and gradients
   /// are f32 (and the weights themselves are the main weights when compute is f32). A dry run
@@ -129,10 +139,9 @@ class ParameterStore {
   Shard shard(State state, ParameterId id, const ParameterPiece& piece) const;
 
   /// Whole parameters; only where the state is whole on this rank (internal error otherwise).
+  Shard whole_shard(State state, ParameterId id) const;
   Shard weight_shard(ParameterId id) const { return whole_shard(State::weights, id); }
   Shard main_shard(ParameterId id) const { return whole_shard(State::main, id); }
-  Shard exp_avg_shard(ParameterId id) const { return whole_shard(State::exp_avg, id); }
-  Shard exp_avg_sq_shard(ParameterId id) const { return whole_shard(State::exp_avg_sq, id); }
 
   // ---- flat space ---------------------------------------------------------------------------
   std::int64_t numel() const { return numel_; }  ///< with padding; a multiple of 64 plan().size
@@ -145,6 +154,7 @@ class ParameterStore {
   bool sharded(State state) const;
   bool has_separate_main() const { return compute_ != DType::f32; }
   DType compute_dtype() const { return compute_; }
+  const std::vector<std::string>& optimizer_states() const { return optimizer_states_; }
   StoreMode mode() const { return mode_; }
   Device device() const { return device_; }
   bool dry_run() const { return dry_run_; }
@@ -217,7 +227,6 @@ class ParameterStore {
   Tensor block_view(const Tensor& bound, const char* what, ParameterId id,
                     const Shape& shape) const;
   Shape fused_shape(ParameterId first, int count) const;
-  Shard whole_shard(State state, ParameterId id) const;
 
   std::vector<Entry> entries_;
   std::vector<Block> blocks_;
@@ -232,7 +241,9 @@ class ParameterStore {
   bool dry_run_ = false;
   StoreMemory memory_;
   std::vector<Buffer> buffers_;
-  Tensor weights_, grads_, main_, exp_avg_, exp_avg_sq_;
+  std::vector<std::string> optimizer_states_ = {"exp_avg", "exp_avg_sq"};
+  Tensor weights_, grads_, main_;
+  std::array<Tensor, kMostOptimizerStates> optimizer_;
 };
 
 }  // namespace neox

@@ -34,18 +34,21 @@ std::int64_t schedule_length(const ScheduleConfig& config, std::int64_t train_it
 }  // namespace
 
 LrSchedule::Style LrSchedule::parse_style(const std::string& name) {
-  static constexpr std::array<std::pair<std::string_view, Style>, 5> kStyles = {{
+  static constexpr std::array<std::pair<std::string_view, Style>, 6> kStyles = {{
       {"constant", Style::constant},
       {"linear", Style::linear},
       {"cosine", Style::cosine},
       {"exponential", Style::exponential},
+      {"inverse_sqrt", Style::inverse_sqrt},
       {"wsd", Style::wsd},
   }};
   for (const auto& [text, style] : kStyles) {
     if (name == text) return style;
   }
-  fail("schedule.lr_decay_style is '{}': it must be constant, linear, cosine, exponential or wsd",
-       name);
+  fail(
+      "schedule.lr_decay_style is '{}': it must be constant, linear, cosine, exponential, "
+      "inverse_sqrt or wsd",
+      name);
 }
 
 LrSchedule::LrSchedule(const ScheduleConfig& config, double lr, std::int64_t train_iters)
@@ -91,6 +94,9 @@ double LrSchedule::at(std::int64_t steps_done) const {
       break;
     case Style::exponential:
       lr = lr_ * std::exp(-kExponentialRate * x);
+      break;
+    case Style::inverse_sqrt:
+      lr = lr_ * std::sqrt(std::max(1.0, warmup_steps_) / std::max(1.0, k));
       break;
     case Style::wsd:
       lr = min_lr_ + (lr_ - min_lr_) * (1 - std::sqrt(x));

@@ -16,12 +16,14 @@ namespace neox {
 ///   linear                lr (1 - x)                               aims at 0, flat once it meets min_lr
 ///   cosine                min_lr + (lr - min_lr)(1 + cos(pi x)) / 2
 ///   exponential           lr exp(-0.693 x)                         ends near lr / 2
+///   inverse_sqrt          lr sqrt(max(1, w) / k)                   half of lr at k = 4 w
 ///   wsd                   lr until N - D, D = wsd_decay_fraction N, then
 ///                         min_lr + (lr - min_lr)(1 - sqrt((k - (N - D)) / D))
 // clang-format on
 /// After the warm-up nothing is below min_lr. From k = N on the value of k = N stays. These are
-/// GPT-NeoX's formulas (its cosine rises again after N); the 1 - sqrt cool-down of wsd is the one
-/// that beat linear in Haegele et al. 2024 (arXiv:2405.18392, section 3).
+/// GPT-NeoX's formulas (its cosine rises again after N), inverse_sqrt is Megatron-LM's; the 1 -
+/// sqrt cool-down of wsd is the one that beat linear in Haegele et al. 2024 (arXiv:2405.18392,
+/// section 3).
 class LrSchedule {
  public:
   /// Throws Error naming the option when values contradict (min_lr > lr, unknown style, ...).
@@ -32,7 +34,7 @@ class LrSchedule {
   std::int64_t length() const { return length_; }
 
  private:
-  enum class Style : std::uint8_t { constant, linear, cosine, exponential, wsd };
+  enum class Style : std::uint8_t { constant, linear, cosine, exponential, inverse_sqrt, wsd };
   static Style parse_style(const std::string& name);
 
   Style style_;

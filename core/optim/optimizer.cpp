@@ -2,10 +2,15 @@
 
 #include <cmath>
 
+#include <fmt/ranges.h>
+
+#include "core/optim/update_rule.h"
+
 namespace neox {
 
 Optimizer::Optimizer(ParameterStore& store, const OptimizerConfig& config, const Backend& ops,
-                     Stream& stream, Communicator* world)
+                     Stream& stream, Communicator* world,
+                     const std::vector<ModelParameter>& parameters)
     : store_(store),
       config_(config),
       ops_(ops),
@@ -18,6 +23,21 @@ Optimizer::Optimizer(ParameterStore& store, const OptimizerConfig& config, const
           "internal error: an optimizer needs a store in training mode");
   require(config.betas.size() == 2, "optimizer.betas needs two values, found {}",
           config.betas.size());
+  require(store.optimizer_states() == optimizer_states(config),
+          "internal error: the store keeps [{}] for optimizer.type = {}, which needs [{}]",
+          fmt::join(store.optimizer_states(), ", "), config.type,
+          fmt::join(optimizer_states(config), ", "));
+  const auto all = parameters.empty() ? model_parameters(store) : parameters;
+  if (config.type == "lamb") trust_ratios_.emplace(store, config, ops, stream, world, all);
+  if (config.type == "sm3") sm3_.emplace(store, config, ops, stream, world, all);
+}
+
+std::vector<SharedState> Optimizer::shared_states() const {
+  return sm3_ ? sm3_->states() : std::vector<SharedState>{};
+}
+
+void Optimizer::clear_shared_states() {
+  if (sm3_) sm3_->clear();
 }
 
 UpdateResult Optimizer::step(double lr, const UpdateGuard& guard) {
@@ -48,24 +68,38 @@ UpdateResult Optimizer::step(double lr, const UpdateGuard& guard) {
 }
 
 void Optimizer::update(double lr) {
-  AdamW hyper;
-  hyper.lr = static_cast<float>(lr);
-  hyper.beta1 = static_cast<float>(config_.betas[0]);
-  hyper.beta2 = static_cast<float>(config_.betas[1]);
-  hyper.eps = static_cast<float>(config_.eps);
-  hyper.step = ++steps_;
-  for (const StatePiece& piece : store_.update_pieces()) {
-    const auto part = [&](State state) { return store_.piece(state, piece); };
-    hyper.weight_decay = piece.decay ? static_cast<float>(config_.weight_decay) : 0.0f;
-    ops_.adamw(stream_, hyper, part(State::gradients), scale_, part(State::main),
-               part(State::exp_avg), part(State::exp_avg_sq),
-               store_.has_separate_main() ? part(State::weights) : Tensor{});
+  ++steps_;
+  if (sm3_) {
+    sm3_->step(lr, scale_);
+  } else {
+    update_elements(lr);
   }
   store_.weights_changed(ops_);
 }
 
+void Optimizer::update_elements(double lr) {
+  const auto states = static_cast<int>(store_.optimizer_states().size());
+  for (const StatePiece& piece : store_.update_pieces()) {
+    const auto part = [&](State state) { return store_.piece(state, piece); };
+    const UpdateRule rule = update_rule(config_, lr, steps_, piece.decay);
+    UpdateStates kept;
+    for (int i = 0; i < states; ++i) {
+      kept[static_cast<std::size_t>(i)] = part(optimizer_state(i));
+    }
+    const Tensor gradients = part(State::gradients);
+    if (trust_ratios_) {
+      kept[2] = part(State::main);
+      ops_.optimizer_step(stream_, rule, gradients, scale_, gradients, kept, {});
+    } else {
+      ops_.optimizer_step(stream_, rule, gradients, scale_, part(State::main), kept,
+                          store_.has_separate_main() ? part(State::weights) : Tensor{});
+    }
+  }
+  if (trust_ratios_) trust_ratios_->apply(lr);
+}
+
 std::size_t Optimizer::bytes() const {
-  std::size_t bytes = 0;
+  std::size_t bytes = trust_ratios_ ? trust_ratios_->bytes() : 0;
   for (const OwnedTensor* t : {&sums_, &scale_, &host_sums_}) {
     bytes += t->tensor.bytes();
   }

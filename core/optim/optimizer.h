@@ -1,11 +1,15 @@
 #pragma once
-// The optimizer step over a ParameterStore: gradient norm, clipping, AdamW.
+// The optimizer step over a ParameterStore: gradient norm, clipping, update.
 
 #include <limits>
+#include <optional>
 
 #include "comm/communicator.h"
 #include "core/config/config.h"
 #include "core/model/parameter_store.h"
+#include "core/optim/model_parameters.h"
+#include "core/optim/sm3.h"
+#include "core/optim/trust_ratio.h"
 
 namespace neox {
 
@@ -25,9 +29,12 @@ struct UpdateResult {
 
 class Optimizer {
  public:
+  /// The store must have the states of optimizer_states(config) (update_rule.h).
   /// `world`: all ranks that hold parts of the model (data x tensor x pipe); null: this one alone.
+  /// `parameters`: those of the whole model, alike on all ranks; empty: `store` has them all.
   Optimizer(ParameterStore& store, const OptimizerConfig& config, const Backend& ops,
-            Stream& stream, Communicator* world = nullptr);
+            Stream& stream, Communicator* world = nullptr,
+            const std::vector<ModelParameter>& parameters = {});
 
   /// One step with learning rate `lr`. Gradients must be final (DataParallel::finish_gradients).
   /// Clipping: g *= min(1, gradient_clipping / (norm + 1e-6)), norm = L2 over all parameters of the
@@ -35,18 +42,27 @@ class Optimizer {
   /// over the world in rank order; so it does not depend on the ZeRO stage. Nothing is changed, on
   /// any rank, when loss or norm is not finite or above its maximum, which must be equal on all
   /// ranks: the loss travels with the norm, so that every rank decides on the same two numbers.
-  /// Collective.
+  /// LAMB leaves its update where the gradients were. Collective.
   UpdateResult step(double lr, const UpdateGuard& guard = {});
 
-  /// Steps taken: AdamW's t of the last step.
+  const OptimizerConfig& config() const { return config_; }
+
+  /// Steps taken: Adam's t of the last step.
   std::int64_t steps_taken() const { return steps_; }
   void set_steps_taken(std::int64_t steps) { steps_ = steps; }
 
-  /// Bytes besides the store's: sums and factors of a step.
+  /// Not in the store: what every rank holds whole (sm3). Checkpoints have them from rank 0.
+  std::vector<SharedState> shared_states() const;
+  bool saves_shared_states() const { return world_ == nullptr || world_->rank() == 0; }
+  void clear_shared_states();
+  std::size_t shared_state_bytes() const { return sm3_ ? sm3_->bytes() : 0; }
+
+  /// Bytes besides the store's and the shared states': sums and factors of a step.
   std::size_t bytes() const;
 
  private:
   void update(double lr);
+  void update_elements(double lr);
 
   ParameterStore& store_;
   OptimizerConfig config_;
@@ -55,6 +71,8 @@ class Optimizer {
   Communicator* world_;
   OwnedTensor sums_;  // f64 [2]: square sum of the gradients, loss
   OwnedTensor scale_, host_sums_;
+  std::optional<TrustRatios> trust_ratios_;  // lamb
+  std::optional<Sm3Accumulators> sm3_;
   std::int64_t steps_ = 0;
 };
 

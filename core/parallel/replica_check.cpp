@@ -76,7 +76,8 @@ void ReplicaCheck::add_items() {
   for (ParameterId id = 0; id < store_.size(); ++id) {
     const std::string name = name_of_copy(store_.spec(id));
     items_.push_back({id, false, name});
-    if (store_.sharded(State::exp_avg)) continue;
+    const bool has_state = store_.has_separate_main() || !store_.optimizer_states().empty();
+    if (!has_state || store_.sharded(State::optimizer0)) continue;
     items_.push_back({id, true, name + " (optimizer state)"});
   }
 }
@@ -84,11 +85,14 @@ void ReplicaCheck::add_items() {
 // ---- hashes ------------------------------------------------------------------------------------
 
 void ReplicaCheck::hash_state(const Item& item, const Tensor& out) {
-  ops_.hash(stream_, store_.exp_avg_shard(item.id).local, out, false);
-  ops_.hash(stream_, store_.exp_avg_sq_shard(item.id).local, out, true);
-  if (store_.has_separate_main()) {
-    ops_.hash(stream_, store_.main_shard(item.id).local, out, true);
-  }
+  bool further = false;
+  const auto add = [&](State state) {
+    ops_.hash(stream_, store_.whole_shard(state, item.id).local, out, further);
+    further = true;
+  };
+  const auto states = static_cast<int>(store_.optimizer_states().size());
+  for (int i = 0; i < states; ++i) add(optimizer_state(i));
+  if (store_.has_separate_main()) add(State::main);
 }
 
 void ReplicaCheck::hash_all(BlockObserver& weights) {

@@ -53,7 +53,7 @@ std::string sizes_text(const CheckpointReader& reader) {
     text += fmt::format("{:<22} {:>6} tensors {:>19} elements {:>12}\n", section, size.tensors,
                         format_grouped(size.elements), bytes_text(size.bytes));
   }
-  if (!sizes.contains("/optimizer/exp_avg")) {
+  if (!has_optimizer_state(reader)) {
     text += "weights only: there is no optimizer state to resume with\n";
   }
   return text;

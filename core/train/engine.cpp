@@ -10,6 +10,7 @@
 #include "core/base/format.h"
 #include "core/base/trace.h"
 #include "core/model/init.h"
+#include "core/optim/update_rule.h"
 #include "core/parallel/layout.h"
 #include "core/train/run_state.h"
 
@@ -123,9 +124,11 @@ Engine::Engine(Communicator& world, const Config& config, EngineMode mode, Devic
     ops_ = std::move(counting);
   }
   key_value_ = key_value_group(config, topology_, partition);
+  model_.parameters().declare_optimizer_states(optimizer_states(config.optimizer));
   model_.commit(*ops_, *stream_, config.precision.precision, StoreMode::training, dry_run,
                 shard_plan(config, topology_.data()));
-  optimizer_.emplace(model_.parameters(), config.optimizer, *ops_, *stream_, &world);
+  optimizer_.emplace(model_.parameters(), config.optimizer, *ops_, *stream_, &world,
+                     model_parameters(config.model));
   GradientGroups groups;
   groups.data = &topology_.data();
   groups.tensor = &topology_.tensor();
@@ -222,7 +225,7 @@ MemoryPlan Engine::memory_plan() const {
   plan.weights = store.weights;
   plan.main_weights = store.main;
   plan.gradients = store.gradients;
-  plan.optimizer = store.optimizer;
+  plan.optimizer = store.optimizer + optimizer_->shared_state_bytes();
   plan.gathered_weights = data.weights;
   plan.gradient_buffers = data.gradients;
   plan.messages = data.communication + runner.messages;
@@ -233,7 +236,7 @@ MemoryPlan Engine::memory_plan() const {
   plan.tables = model_.table_bytes();
   plan.scalars = optimizer_->bytes();
   plan.host_copies = runner.host_copies;
-  plan.checkpoint_copy = checkpoint_copy_bytes(model_, checkpoint_);
+  plan.checkpoint_copy = checkpoint_copy_bytes(model_, *optimizer_, checkpoint_);
   return plan;
 }
 

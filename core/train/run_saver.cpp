@@ -33,7 +33,7 @@ RunSaver::RunSaver(Communicator& world, Engine& engine, const Config& config,
   const CheckpointConfig& c = config.checkpoint;
   std::string error;
   try {
-    const std::size_t bytes = checkpoint_copy_bytes(engine.model(), c);
+    const std::size_t bytes = checkpoint_copy_bytes(engine.model(), engine.optimizer(), c);
     if (bytes > 0) snapshot_.emplace(bytes, engine.ops().device());
   } catch (const Error& failure) {
     error = std::string(failure.what()) +

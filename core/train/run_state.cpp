@@ -9,6 +9,7 @@
 #include "core/base/log.h"
 #include "core/config/describe.h"
 #include "core/config/parse.h"
+#include "core/optim/update_rule.h"
 #include "core/train/checkpoint_policy.h"
 #include "core/train/host_snapshot.h"
 
@@ -17,11 +18,20 @@ namespace {
 
 constexpr const char* kModel = "/model";
 constexpr const char* kMain = "/optimizer/master";
-constexpr const char* kExpAvg = "/optimizer/exp_avg";
-constexpr const char* kExpAvgSq = "/optimizer/exp_avg_sq";
+constexpr const char* kOptimizer = "/optimizer";
 constexpr const char* kConfigText = "/config/effective";
 constexpr const char* kGuards = "/guards";
 constexpr const char* kWindow = "/guards/window";
+
+// Where optimizer state `number` is stored.
+std::string state_section(const ParameterStore& store, int number) {
+  return fmt::format("{}/{}", kOptimizer,
+                     store.optimizer_states()[static_cast<std::size_t>(number)]);
+}
+
+int state_count(const ParameterStore& store) {
+  return static_cast<int>(store.optimizer_states().size());
+}
 
 CheckpointTensor checkpoint_tensor(const ParameterStore& store, const std::string& section,
                                    State state, ParameterId id, const ParameterPiece& piece) {
@@ -33,15 +43,25 @@ CheckpointTensor checkpoint_tensor(const ParameterStore& store, const std::strin
   return tensor;
 }
 
+std::string shared_path(const SharedState& state) {
+  return checkpoint_path(fmt::format("{}/{}", kOptimizer, state.name), state.parameter);
+}
+
+Shard shared_shard(const SharedState& state) {
+  const Shape& shape = state.tensor.shape;
+  return {shared_path(state), DType::f32, shape, Slice::whole(shape), state.tensor};
+}
+
 // What this rank writes: the elements that it owns of parameters that it counts. Over all ranks
 // that is every element of the model exactly once.
-std::vector<CheckpointTensor> run_tensors(const Transformer& model, bool with_optimizer) {
+std::vector<CheckpointTensor> run_tensors(const Transformer& model, const Optimizer& optimizer,
+                                          bool with_optimizer) {
   const ParameterStore& store = model.parameters();
   std::vector<CheckpointTensor> tensors;
   for (ParameterId id = 0; id < store.size(); ++id) {
     if (!store.spec(id).counted) continue;
     for (const ParameterPiece& piece : store.owned_pieces(id)) {
-      const auto add = [&](const char* section, State state) {
+      const auto add = [&](const std::string& section, State state) {
         tensors.push_back(checkpoint_tensor(store, section, state, id, piece));
       };
       add(kModel, State::weights);
@@ -49,9 +69,17 @@ std::vector<CheckpointTensor> run_tensors(const Transformer& model, bool with_op
       if (!with_optimizer) continue;
       // In f32 the model's weights are the main weights: they are not stored twice.
       if (store.has_separate_main()) add(kMain, State::main);
-      add(kExpAvg, State::exp_avg);
-      add(kExpAvgSq, State::exp_avg_sq);
+      for (int i = 0; i < state_count(store); ++i) {
+        add(state_section(store, i), optimizer_state(i));
+      }
     }
+  }
+  if (!with_optimizer || !optimizer.saves_shared_states()) return tensors;
+  for (const SharedState& state : optimizer.shared_states()) {
+    CheckpointTensor& tensor = tensors.emplace_back();
+    tensor.path = shared_path(state);
+    tensor.shard = shared_shard(state);
+    tensor.write_end = state.tensor.numel();
   }
   return tensors;
 }
@@ -152,10 +180,12 @@ GuardState read_guards(const CheckpointReader& reader) {
 void clear_optimizer(ParameterStore& store, Optimizer& optimizer, Stream& stream) {
   for (ParameterId id = 0; id < store.size(); ++id) {
     for (const ParameterPiece& piece : store.update_pieces(id)) {
-      fill_zero(stream, store.piece(State::exp_avg, piece.piece));
-      fill_zero(stream, store.piece(State::exp_avg_sq, piece.piece));
+      for (int i = 0; i < state_count(store); ++i) {
+        fill_zero(stream, store.piece(optimizer_state(i), piece.piece));
+      }
     }
   }
+  optimizer.clear_shared_states();
   optimizer.set_steps_taken(0);
 }
 
@@ -185,12 +215,13 @@ CheckpointInfo checkpoint_info(const Config& config, const ModelConfig& model,
   info.step = progress.step;
   info.consumed_samples = progress.consumed_samples;
   info.consumed_tokens = progress.consumed_tokens;
-  info.groups["/optimizer"] = {{"type", config.optimizer.type},
-                               {"beta1", config.optimizer.betas[0]},
-                               {"beta2", config.optimizer.betas[1]},
-                               {"eps", config.optimizer.eps},
-                               {"weight_decay", config.optimizer.weight_decay},
-                               {"adam_step", optimizer_steps}};
+  info.groups[kOptimizer] = {{"type", config.optimizer.type},
+                             {"beta1", config.optimizer.betas[0]},
+                             {"beta2", config.optimizer.betas[1]},
+                             {"eps", config.optimizer.eps},
+                             {"weight_decay", config.optimizer.weight_decay},
+                             {"momentum", config.optimizer.momentum},
+                             {"adam_step", optimizer_steps}};
   info.groups["/schedule"] = {{"kind", config.schedule.lr_decay_style},
                               {"lr", config.optimizer.lr},
                               {"min_lr", config.schedule.min_lr},
@@ -214,14 +245,15 @@ CheckpointInfo checkpoint_info(const Config& config, const ModelConfig& model,
 
 RunImage run_image(const Transformer& model, const Optimizer& optimizer, const Config& config,
                    const std::string& config_text, const Progress& progress) {
-  return {run_tensors(model, !config.checkpoint.no_save_optim),
+  return {run_tensors(model, optimizer, !config.checkpoint.no_save_optim),
           checkpoint_info(config, model.config(), config_text, progress, optimizer.steps_taken())};
 }
 
-std::size_t checkpoint_copy_bytes(const Transformer& model, const CheckpointConfig& config) {
+std::size_t checkpoint_copy_bytes(const Transformer& model, const Optimizer& optimizer,
+                                  const CheckpointConfig& config) {
   const bool copied = saves_in_background(config) || !model.parameters().device().is_cpu();
   if (config.save.empty() || !copied) return 0;
-  return HostSnapshot::bytes_for(run_tensors(model, !config.no_save_optim));
+  return HostSnapshot::bytes_for(run_tensors(model, optimizer, !config.no_save_optim));
 }
 
 SaveOptions save_options(const CheckpointConfig& config) {
@@ -231,9 +263,15 @@ SaveOptions save_options(const CheckpointConfig& config) {
 
 bool has_optimizer_state(const CheckpointReader& reader) {
   const auto& tensors = reader.tensors();
-  return std::any_of(tensors.begin(), tensors.end(), [](const StoredTensor& tensor) {
-    return tensor.path.starts_with(std::string(kExpAvg) + "/");
+  const bool any = std::any_of(tensors.begin(), tensors.end(), [](const StoredTensor& tensor) {
+    return tensor.path.starts_with(std::string(kOptimizer) + "/");
   });
+  if (any) return true;
+  // Nothing is all that plain gradient descent in f32 has.
+  const Config stored = stored_config(reader);
+  return optimizer_states(stored.optimizer).empty() &&
+         shared_optimizer_states(stored.optimizer).empty() &&
+         stored.precision.precision == DType::f32 && !stored.checkpoint.no_save_optim;
 }
 
 Config stored_config(const CheckpointReader& reader) {
@@ -241,6 +279,18 @@ Config stored_config(const CheckpointReader& reader) {
   require(found != reader.info().texts.end(), "the checkpoint {} holds no configuration ({})",
           reader.path(), kConfigText);
   return parse_ini_text(found->second, reader.path() + ":" + kConfigText);
+}
+
+std::string other_optimizer(const CheckpointReader& reader, const OptimizerConfig& config) {
+  const auto text = [](const OptimizerConfig& optimizer) {
+    auto states = optimizer_states(optimizer);
+    for (auto& name : shared_optimizer_states(optimizer)) states.push_back(std::move(name));
+    return fmt::format("{} ({})", optimizer.type,
+                       states.empty() ? "no state" : fmt::format("{}", fmt::join(states, ", ")));
+  };
+  const std::string stored = text(stored_config(reader).optimizer), wanted = text(config);
+  if (stored == wanted) return "";
+  return fmt::format("holds the state of optimizer.type = {}, not of {}", stored, wanted);
 }
 
 Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optimizer,
@@ -254,13 +304,23 @@ Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optim
   }
   if (scope == LoadScope::everything && optimizer != nullptr && !has_optimizer_state(reader)) {
     fail(
-        "the checkpoint {} holds weights only (checkpoint.no_save_optim): the optimizer's running "
-        "means and squares{} are missing. Set checkpoint.no_load_optim = true to go on from its "
-        "step with fresh optimizer state, or resume from a complete checkpoint "
-        "(checkpoint.iteration)",
+        "the checkpoint {} holds weights only (checkpoint.no_save_optim): the optimizer's state{} "
+        "missing. Set checkpoint.no_load_optim = true to go on from its step with fresh optimizer "
+        "state, or resume from a complete checkpoint (checkpoint.iteration)",
         reader.path(),
-        stored_config(reader).precision.precision == DType::f32 ? ""
-                                                                : " and the float32 main weights");
+        stored_config(reader).precision.precision == DType::f32
+            ? " is"
+            : " and the float32 main weights are");
+  }
+  if (scope == LoadScope::everything && optimizer != nullptr) {
+    const std::string other = other_optimizer(reader, optimizer->config());
+    if (!other.empty()) {
+      fail(
+          "the checkpoint {} {}: one optimizer's state means nothing to another. Configure the "
+          "checkpoint's optimizer, or set checkpoint.no_load_optim = true to go on from its step "
+          "with fresh optimizer state",
+          reader.path(), other);
+    }
   }
   ParameterStore& store = model.parameters();
   const bool training = store.mode() == StoreMode::training;
@@ -276,8 +336,14 @@ Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optim
       };
       add(use_main ? main_path : checkpoint_path(kModel, name), State::main);
       if (!with_optimizer) continue;
-      add(checkpoint_path(kExpAvg, name), State::exp_avg);
-      add(checkpoint_path(kExpAvgSq, name), State::exp_avg_sq);
+      for (int i = 0; i < state_count(store); ++i) {
+        add(checkpoint_path(state_section(store, i), name), optimizer_state(i));
+      }
+    }
+  }
+  if (with_optimizer) {
+    for (const SharedState& state : optimizer->shared_states()) {
+      loader.add(shared_path(state), shared_shard(state), 0);
     }
   }
   loader.read();

@@ -43,7 +43,8 @@ CheckpointInfo checkpoint_info(const Config& config, const ModelConfig& model,
 Attributes model_attributes(const ModelConfig& model, const std::string& parameter);
 /// Host memory that saving copies this rank's part to, for the whole run; 0 when the
 /// model's own memory is written.
-std::size_t checkpoint_copy_bytes(const Transformer& model, const CheckpointConfig& config);
+std::size_t checkpoint_copy_bytes(const Transformer& model, const Optimizer& optimizer,
+                                  const CheckpointConfig& config);
 SaveOptions save_options(const CheckpointConfig& config);
 
 /// What to take from a checkpoint.
@@ -57,12 +58,16 @@ enum class LoadScope : std::uint8_t {
 /// checkpoint, under any layout. What was there before does not matter. Throws UnreadableCheckpoint
 /// where what it reads is damaged, in the middle of it;
 /// Error when the checkpoint is of another architecture, listing the differences, or holds
-/// weights only where everything is wanted.
+/// weights only, or another optimizer's state, where everything is wanted.
 Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optimizer,
                   LoadScope scope, const Backend& ops, Stream& stream);
 
 /// False for a checkpoint of weights only.
 bool has_optimizer_state(const CheckpointReader& reader);
+
+/// "holds the state of optimizer.type = ..., not of ..." when the checkpoint's optimizer is another
+/// than the configured one, or keeps other states; else empty.
+std::string other_optimizer(const CheckpointReader& reader, const OptimizerConfig& config);
 
 /// The model configuration stored in a checkpoint.
 Config stored_config(const CheckpointReader& reader);

@@ -114,10 +114,14 @@ void Trainer::start() {
 bool Trainer::resume_from(const std::string& directory, LoadScope scope) {
   const auto load = [&](CheckpointReader& reader) {
     LoadScope loaded = scope;
-    if (scope == LoadScope::everything && config_.checkpoint.no_load_optim &&
-        !has_optimizer_state(reader)) {
-      log_warning("{} holds weights only: the optimizer starts with fresh state", reader.path());
-      loaded = LoadScope::without_optimizer;
+    if (scope == LoadScope::everything && config_.checkpoint.no_load_optim) {
+      const std::string why = has_optimizer_state(reader)
+                                  ? other_optimizer(reader, config_.optimizer)
+                                  : "holds weights only";
+      if (!why.empty()) {
+        log_warning("{} {}: the optimizer starts with fresh state", reader.path(), why);
+        loaded = LoadScope::without_optimizer;
+      }
     }
     progress_ = load_run(reader, engine_->model(), &engine_->optimizer(), loaded, engine_->ops(),
                          engine_->stream());

@@ -13,10 +13,6 @@
 namespace neox {
 namespace {
 
-struct AdamWStep : AdamWFactors {
-  float grad_scale;
-};
-
 // Rounding to the compute copy for whole vectors; NaN stays NaN.
 inline void store_rounded(float value, bf16& to) {
   to = bf16(value);
@@ -32,27 +28,31 @@ inline void store_rounded(float value, f16& to) {
 #endif
 }
 
-struct AdamWArrays {
-  const float* __restrict grad;
-  float* __restrict main;
-  float* __restrict m;
-  float* __restrict v;
+struct StepArrays {
+  const float* grad;
+  float* main;
+  std::array<float*, kMostStates> states;
+  float grad_scale;
 };
 
-template <class W>
-void adamw_range(const AdamWStep& f, const AdamWArrays& a, W* __restrict weights,
-                 std::int64_t begin, std::int64_t end) {
+// grad and main may be the same memory: an element is read before it is written.
+template <class Rule, class W>
+void step_range(const Rule& rule, const StepArrays& arrays, W* __restrict weights,
+                std::int64_t begin, std::int64_t end) {
+  const float *const grad = arrays.grad, scale = arrays.grad_scale;
+  float* const main = arrays.main;
+  const auto [first, second, third] = arrays.states;
 #pragma omp simd
   for (std::int64_t i = begin; i < end; ++i) {
-    const float g = a.grad[i] * f.grad_scale;
-    const float m = f.beta1 * a.m[i] + f.rest1 * g;
-    const float v = f.beta2 * a.v[i] + f.rest2 * (g * g);
-    const float p = a.main[i];
-    const float update = f.step_size * m / (std::sqrt(v) * f.inverse_root2 + f.eps);
-    const float next = p - (update + f.decay * p);
-    a.m[i] = m;
-    a.v[i] = v;
-    a.main[i] = next;
+    float a = 0.0f, b = 0.0f, c = 0.0f;
+    if constexpr (Rule::kStates > 0) a = first[i];
+    if constexpr (Rule::kStates > 1) b = second[i];
+    if constexpr (Rule::kStates > 2) c = third[i];
+    const float next = rule(grad[i] * scale, main[i], a, b, c);
+    if constexpr (Rule::kStates > 0) first[i] = a;
+    if constexpr (Rule::kStates > 1) second[i] = b;
+    if constexpr (Rule::kStates > 2) third[i] = c;
+    main[i] = next;
     if constexpr (!std::is_same_v<W, float>) store_rounded(next, weights[i]);
   }
 }
@@ -60,12 +60,12 @@ void adamw_range(const AdamWStep& f, const AdamWArrays& a, W* __restrict weights
 // Work is dealt out in pieces of pages, so that a thread keeps to its own pages.
 constexpr std::int64_t kPiece = 16384;
 
-template <class W>
-void adamw_parallel(const AdamWStep& f, const AdamWArrays& arrays, W* weights, std::int64_t n) {
+template <class Rule, class W>
+void step_parallel(const Rule& rule, const StepArrays& arrays, W* weights, std::int64_t n) {
   const std::int64_t pieces = (n + kPiece - 1) / kPiece;
 #pragma omp parallel for schedule(static) if (pieces > 1)
   for (std::int64_t piece = 0; piece < pieces; ++piece) {
-    adamw_range(f, arrays, weights, piece * kPiece, std::min(n, (piece + 1) * kPiece));
+    step_range(rule, arrays, weights, piece * kPiece, std::min(n, (piece + 1) * kPiece));
   }
 }
 
@@ -90,18 +90,24 @@ double sum_of_squares(const float* x, std::int64_t n) {
 
 }  // namespace
 
-void CpuBackend::adamw(Stream&, const AdamW& hyper, ConstTensor grad, ConstTensor grad_scale,
-                       Tensor main, Tensor m, Tensor v, Tensor weights) const {
-  const AdamWStep step{adamw_factors(hyper), *grad_scale.ptr<float>()};
-  const AdamWArrays arrays{grad.ptr<float>(), main.ptr<float>(), m.ptr<float>(), v.ptr<float>()};
+void CpuBackend::optimizer_step(Stream&, const UpdateRule& rule, ConstTensor grad,
+                                ConstTensor grad_scale, Tensor main, const UpdateStates& states,
+                                Tensor weights) const {
+  StepArrays arrays{grad.ptr<float>(), main.ptr<float>(), {}, *grad_scale.ptr<float>()};
   const std::int64_t n = main.numel();
-  if (!weights) return adamw_parallel<float>(step, arrays, nullptr, n);
-  visit_float(weights.dtype, [&](auto zero) {
-    using W = decltype(zero);
-    require(!(std::is_same_v<W, float>),
-            "internal error: f32 weights need no copy; leave it empty");
-    adamw_parallel<W>(step, arrays, weights.ptr<W>(), n);
-  });
+  std::visit(
+      [&](const auto& one) {
+        for (std::size_t i = 0; i < one.kStates; ++i) arrays.states[i] = states[i].ptr<float>();
+        if (!weights)
+          return step_parallel<std::decay_t<decltype(one)>, float>(one, arrays, nullptr, n);
+        visit_float(weights.dtype, [&](auto zero) {
+          using W = decltype(zero);
+          require(!(std::is_same_v<W, float>),
+                  "internal error: f32 weights need no copy; leave it empty");
+          step_parallel(one, arrays, weights.ptr<W>(), n);
+        });
+      },
+      rule);
 }
 
 void CpuBackend::square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const {

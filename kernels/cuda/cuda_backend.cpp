@@ -10,6 +10,7 @@ CudaBackend::CudaBackend(Device device, const BackendOptions& options)
       CudaEmbedding(device),
       CudaLoss(device),
       CudaOptimizer(device),
+      CudaFactored(device),
       CudaHash(device),
       device_(device),
       library_attention_(options.library_attention),

@@ -6,6 +6,7 @@
 #include "kernels/cuda/cudnn_attention.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/embedding.h"
+#include "kernels/cuda/factored.h"
 #include "kernels/cuda/hash.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/loss.h"
@@ -24,6 +25,7 @@ class CudaBackend final : public Backend,
                           public CudaEmbedding,
                           public CudaLoss,
                           public CudaOptimizer,
+                          public CudaFactored,
                           public CudaHash {
  public:
   /// The device's runtime must be registered.

@@ -3,22 +3,26 @@
 #include "kernels/cuda/optimizer_kernels.h"
 
 namespace neox {
-void CudaOptimizer::adamw(Stream& stream, const AdamW& hyper, ConstTensor grad,
-                          ConstTensor grad_scale, Tensor main, Tensor m, Tensor v,
-                          Tensor weights) const {
+
+void CudaOptimizer::optimizer_step(Stream& stream, const UpdateRule& rule, ConstTensor grad,
+                                   ConstTensor grad_scale, Tensor main, const UpdateStates& states,
+                                   Tensor weights) const {
   const bool fits = !weights || weights.dtype == DType::bf16 || weights.dtype == DType::f16;
   if (!fits) {
     fail("internal error: weights in {} need no copy; leave it empty", name_of(weights.dtype));
   }
-  run(stream, "adamw", [=, this](const cuda::Launch& launch) {
-    const cuda::AdamWStep step{adamw_factors(hyper),
-                               static_cast<const float*>(input(grad_scale, DType::f32))};
-    cuda::adamw(
-        launch, step,
-        {static_cast<const float*>(input(grad, DType::f32)),
-         static_cast<float*>(output(main, DType::f32)), static_cast<float*>(output(m, DType::f32)),
-         static_cast<float*>(output(v, DType::f32)), optional_output(weights, weights.dtype),
-         weights.dtype, main.numel()});
+  run(stream, "optimizer_step", [=, this](const cuda::Launch& launch) {
+    cuda::StepArrays arrays{static_cast<const float*>(input(grad, DType::f32)),
+                            static_cast<const float*>(input(grad_scale, DType::f32)),
+                            static_cast<float*>(output(main, DType::f32)),
+                            {},
+                            optional_output(weights, weights.dtype),
+                            weights.dtype,
+                            main.numel()};
+    for (std::size_t i = 0; i < kMostStates; ++i) {
+      arrays.states[i] = static_cast<float*>(optional_output(states[i], DType::f32));
+    }
+    cuda::optimizer_step(launch, rule, arrays);
   });
 }
 

@@ -1,4 +1,4 @@
-// AdamW, sums of squares, the scale for clipping. All read every array once.
+// Optimizer steps, sums of squares, the scale for clipping. All read every array once.
 
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.cuh"
@@ -9,41 +9,35 @@ namespace neox::cuda {
 namespace {
 
 /// W: dtype of the compute copy; float: there is none.
-template <class W>
+template <class Rule, class W>
 struct Update {
-  AdamWStep step;
-  const float* grad;
-  float *main, *m, *v;
-  W* weights;
+  Rule rule;
+  StepArrays arrays;
   template <int N>
   NEOX_HOST_DEVICE void run(std::int64_t, std::int64_t at) const {
-    float g[N], first[N], second[N], p[N];
-    load<N>(grad + at, g);
-    load<N>(m + at, first);
-    load<N>(v + at, second);
-    load<N>(main + at, p);
-    const float scale = *step.grad_scale;
-    for (int i = 0; i < N; ++i) {
-      const float scaled = g[i] * scale;
-      first[i] = step.beta1 * first[i] + step.rest1 * scaled;
-      second[i] = step.beta2 * second[i] + step.rest2 * (scaled * scaled);
-      const float update =
-          step.step_size * first[i] / (sqrtf(second[i]) * step.inverse_root2 + step.eps);
-      p[i] -= update + step.decay * p[i];
-    }
-    store<N>(m + at, first);
-    store<N>(v + at, second);
-    store<N>(main + at, p);
-    if constexpr (!std::is_same_v<W, float>) store<N>(weights + at, p);
+    constexpr int kStates = Rule::kStates;
+    float g[N], p[N], a[N] = {}, b[N] = {}, c[N] = {};
+    load<N>(arrays.grad + at, g);
+    load<N>(arrays.main + at, p);
+    if constexpr (kStates > 0) load<N>(arrays.states[0] + at, a);
+    if constexpr (kStates > 1) load<N>(arrays.states[1] + at, b);
+    if constexpr (kStates > 2) load<N>(arrays.states[2] + at, c);
+    const float scale = *arrays.grad_scale;
+    for (int i = 0; i < N; ++i) p[i] = rule(g[i] * scale, p[i], a[i], b[i], c[i]);
+    if constexpr (kStates > 0) store<N>(arrays.states[0] + at, a);
+    if constexpr (kStates > 1) store<N>(arrays.states[1] + at, b);
+    if constexpr (kStates > 2) store<N>(arrays.states[2] + at, c);
+    store<N>(arrays.main + at, p);
+    if constexpr (!std::is_same_v<W, float>) store<N>(static_cast<W*>(arrays.weights) + at, p);
   }
 };
 
-template <class W>
-void launch_update(const Launch& launch, const AdamWStep& step, const AdamWArrays& a) {
+template <class W, class Rule>
+void launch_update(const Launch& launch, const Rule& rule, const StepArrays& a) {
   constexpr int kN = kVector<W>;
-  const bool whole = aligned(a.grad, a.main, a.m, a.v, a.weights);  // null counts as aligned
-  run<kN>(launch, Update<W>{step, a.grad, a.main, a.m, a.v, static_cast<W*>(a.weights)},
-          flat_extent<kN>(a.n, whole));
+  // null counts as aligned
+  const bool whole = aligned(a.grad, a.main, a.states[0], a.states[1], a.states[2], a.weights);
+  run<kN>(launch, Update<Rule, W>{rule, a}, flat_extent<kN>(a.n, whole));
 }
 
 constexpr int kSumThreads = 256;
@@ -105,10 +99,18 @@ struct ClipScale {
 
 }  // namespace
 
-void adamw(const Launch& launch, const AdamWStep& step, const AdamWArrays& arrays) {
-  if (arrays.weights == nullptr) return launch_update<float>(launch, step, arrays);
-  arrays.weights_type == DType::bf16 ? launch_update<bf16>(launch, step, arrays)
-                                     : launch_update<f16>(launch, step, arrays);
+void optimizer_step(const Launch& launch, const UpdateRule& rule, const StepArrays& arrays) {
+  std::visit(
+      [&](const auto& one) {
+        if (arrays.weights == nullptr) {
+          launch_update<float>(launch, one, arrays);
+        } else if (arrays.weights_type == DType::bf16) {
+          launch_update<bf16>(launch, one, arrays);
+        } else {
+          launch_update<f16>(launch, one, arrays);
+        }
+      },
+      rule);
 }
 
 void square_sum(const Launch& launch, const float* x, std::int64_t n, double* scratch, double* out,

@@ -11,8 +11,8 @@ class CudaOptimizer : public virtual OptimizerOps, protected CudaFamily {
  public:
   explicit CudaOptimizer(Device device) : CudaFamily(device) {}
 
-  void adamw(Stream&, const AdamW&, ConstTensor grad, ConstTensor grad_scale, Tensor main, Tensor m,
-             Tensor v, Tensor weights) const override;
+  void optimizer_step(Stream&, const UpdateRule&, ConstTensor grad, ConstTensor grad_scale,
+                      Tensor main, const UpdateStates& states, Tensor weights) const override;
   void square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
   void clip_scale(Stream&, ConstTensor square_sum, float max_norm, Tensor scale) const override;
 

@@ -6,23 +6,22 @@
 #include <cstdint>
 
 #include "core/base/dtype.h"
-#include "kernels/adamw_factors.h"
 #include "kernels/cuda/kernel_launch.h"
+#include "kernels/update_rules.h"
 
 namespace neox::cuda {
 
-struct AdamWStep : AdamWFactors {
-  const float* grad_scale;  ///< [1], on the device
-};
-/// All [n]; weights of `weights_type` (bf16 or f16) or null.
-struct AdamWArrays {
-  const float* grad;
-  float *main, *m, *v;
+/// All [n] but grad_scale [1]; states as many as the rule has; weights of `weights_type` (bf16 or
+/// f16) or null.
+struct StepArrays {
+  const float *grad, *grad_scale;
+  float* main;
+  float* states[kMostStates];
   void* weights;
   DType weights_type;
   std::int64_t n;
 };
-void adamw(const Launch&, const AdamWStep&, const AdamWArrays&);
+void optimizer_step(const Launch&, const UpdateRule&, const StepArrays&);
 
 /// scratch f64 [kMostPartialSums]; its size and the order of sums depend on n only.
 inline constexpr std::int64_t kMostPartialSums = 1024;

@@ -212,16 +212,33 @@ void DryRunBackend::cross_entropy_combine(Stream&, ConstTensor logits, ConstTens
         bytes_of(losses, dlogits));
 }
 
-void DryRunBackend::adamw(Stream&, const AdamW&, ConstTensor grad, ConstTensor grad_scale,
-                          Tensor main, Tensor m, Tensor v, Tensor weights) const {
-  count(OperatorFamily::optimizer, bytes_of(grad, grad_scale, main, m, v),
-        bytes_of(main, m, v, weights));
+void DryRunBackend::optimizer_step(Stream&, const UpdateRule&, ConstTensor grad,
+                                   ConstTensor grad_scale, Tensor main, const UpdateStates& states,
+                                   Tensor weights) const {
+  const std::int64_t kept = bytes_of(main, states[0], states[1], states[2]);
+  count(OperatorFamily::optimizer, bytes_of(grad, grad_scale) + kept, kept + bytes_of(weights));
 }
 void DryRunBackend::square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const {
   count(OperatorFamily::optimizer, bytes_of(x) + bytes_if(accumulate, out), bytes_of(out));
 }
 void DryRunBackend::clip_scale(Stream&, ConstTensor square_sum, float, Tensor scale) const {
   count(OperatorFamily::optimizer, bytes_of(square_sum), bytes_of(scale));
+}
+void DryRunBackend::sm3_maxima(Stream&, const Sm3&, const MatrixPart&, ConstTensor grad,
+                               ConstTensor grad_scale, ConstTensor rows, ConstTensor columns,
+                               Tensor new_rows, Tensor new_columns) const {
+  // rows and columns are read and written whole at most, however small the part
+  const std::int64_t factors = bytes_of(new_rows, new_columns);
+  const std::int64_t passes = columns ? 2 : 1;
+  count(OperatorFamily::optimizer,
+        passes * bytes_of(grad) + bytes_of(grad_scale, rows, columns) + factors, factors);
+}
+void DryRunBackend::sm3_step(Stream&, const Sm3&, const MatrixPart&, ConstTensor grad,
+                             ConstTensor grad_scale, ConstTensor rows, ConstTensor columns,
+                             Tensor main, Tensor momentum, Tensor weights) const {
+  const std::int64_t kept = bytes_of(main, momentum);
+  count(OperatorFamily::optimizer, bytes_of(grad, grad_scale, rows, columns) + kept,
+        kept + bytes_of(weights));
 }
 
 void DryRunBackend::hash(Stream&, ConstTensor x, Tensor out, bool accumulate) const {

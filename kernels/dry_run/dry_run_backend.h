@@ -113,10 +113,17 @@ class DryRunBackend : public Backend {
                              std::int64_t first_column, std::int64_t valid_columns,
                              ConstTensor parts, Tensor losses, Tensor dlogits) const override;
 
-  void adamw(Stream&, const AdamW&, ConstTensor grad, ConstTensor grad_scale, Tensor main, Tensor m,
-             Tensor v, Tensor weights) const override;
+  void optimizer_step(Stream&, const UpdateRule&, ConstTensor grad, ConstTensor grad_scale,
+                      Tensor main, const UpdateStates& states, Tensor weights) const override;
   void square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
   void clip_scale(Stream&, ConstTensor square_sum, float max_norm, Tensor scale) const override;
+
+  void sm3_maxima(Stream&, const Sm3&, const MatrixPart&, ConstTensor grad, ConstTensor grad_scale,
+                  ConstTensor rows, ConstTensor columns, Tensor new_rows,
+                  Tensor new_columns) const override;
+  void sm3_step(Stream&, const Sm3&, const MatrixPart&, ConstTensor grad, ConstTensor grad_scale,
+                ConstTensor rows, ConstTensor columns, Tensor main, Tensor momentum,
+                Tensor weights) const override;
 
   void hash(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
 

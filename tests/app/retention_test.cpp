@@ -83,6 +83,22 @@ TEST_F(Keeping, HangingCommandIsEnded) {
   EXPECT_EQ(workspace_.run("kill -0 $(cat pid)").exit_code, 1);
 }
 
+TEST_F(Keeping, AnotherOptimizersStateIsRefusedOrReplaced) {
+  workspace_.run_ok(train(2, "--optimizer.type lion --train.train_iters 10"));
+  const auto refused = workspace_.run(train(2, "--optimizer.type sgd"));
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("run/step0000000010.h5 holds the state of optimizer.type = "
+                                     "lion (exp_avg), not of sgd (momentum_buffer)"));
+  EXPECT_THAT(refused.err, HasSubstr("checkpoint.no_load_optim = true"));
+  const auto replaced =
+      workspace_.run_ok(train(2, "--optimizer.type sgd --checkpoint.no_load_optim"));
+  EXPECT_THAT(replaced.err, HasSubstr("the optimizer starts with fresh state"));
+  EXPECT_THAT(replaced.err, HasSubstr("resuming from run/step0000000010.h5"));
+  const auto contents = workspace_.run_ok("neox_convert inspect run");
+  EXPECT_THAT(contents.out, HasSubstr("/optimizer/momentum_buffer/"));
+  EXPECT_THAT(contents.out, Not(HasSubstr("/optimizer/exp_avg")));
+}
+
 TEST_F(Keeping, WeightsOnlySayWhatIsMissing) {
   const std::string options = "--precision.precision bfloat16 --checkpoint.no_save_optim ";
   const auto first = workspace_.run_ok(train(2, options + "--train.train_iters 10"));
@@ -94,7 +110,7 @@ TEST_F(Keeping, WeightsOnlySayWhatIsMissing) {
   const auto refused = workspace_.run(train(2, options));
   EXPECT_EQ(refused.exit_code, 1);
   EXPECT_THAT(refused.err, HasSubstr("holds weights only (checkpoint.no_save_optim)"));
-  EXPECT_THAT(refused.err, HasSubstr("squares and the float32 main weights are missing"));
+  EXPECT_THAT(refused.err, HasSubstr("state and the float32 main weights are missing"));
   EXPECT_THAT(refused.err, HasSubstr("checkpoint.no_load_optim = true"));
   const auto resumed = workspace_.run_ok(train(1, "--checkpoint.no_load_optim"));
   EXPECT_THAT(resumed.err, HasSubstr("the optimizer starts with fresh state"));

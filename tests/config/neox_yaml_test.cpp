@@ -194,7 +194,6 @@ TEST_F(Yaml, MissingFeaturesAreRefusedByName) {
   refused("attention_config: [[\"global\", 2]]\n", "expected lists of kinds");
   refused("sparsity_config: {blocks: 3}\n", "no such setting of a sparsity pattern");
   refused("use_mup: true\n", "use_mup = true: muP is not supported");
-  refused("optimizer: {type: Lion}\n", "optimizer.type = Lion");
   refused("fp16: {enabled: true}\n", "precision.precision = fp16");
   refused("zero_optimization: {stage: 3, offload_param: {device: cpu}}\n", "offload_param");
   refused("zero_optimization: {stage: 1, cpu_offload: true}\n", "offloading to host memory");
@@ -230,6 +229,58 @@ TEST_F(Yaml, QkNormIsOfEachHead) {
               HasSubstr("# use_qk_layernorm = true: each head is normalised by itself here"));
   EXPECT_FALSE(config("use_qk_layernorm: false\n").model.use_qk_layernorm);
   EXPECT_THAT(ini("use_qk_layernorm: false\n"), Not(HasSubstr("by itself")));
+}
+
+TEST_F(Yaml, Optimizers) {
+  const auto optimizer = [&](const std::string& text) {
+    return config("optimizer: " + text + "\n").optimizer;
+  };
+  const OptimizerConfig lion = optimizer("{type: Lion, params: {lr: 1e-4}}");
+  EXPECT_EQ(lion.type, "lion");
+  EXPECT_EQ(lion.lr, 1e-4);
+  EXPECT_THAT(lion.betas, ::testing::ElementsAre(0.9, 0.99));
+  EXPECT_THAT(optimizer("{type: lion, params: {betas: [0.95, 0.98]}}").betas,
+              ::testing::ElementsAre(0.95, 0.98));
+  const OptimizerConfig sgd = optimizer("{type: SGD, params: {lr: 0.1, dampening: 0}}");
+  EXPECT_EQ(sgd.type, "sgd");
+  EXPECT_EQ(sgd.momentum, 0);
+  EXPECT_FALSE(sgd.nesterov);
+  EXPECT_TRUE(optimizer("{type: SGD, params: {momentum: 0.9, nesterov: true}}").nesterov);
+  const OptimizerConfig madgrad = optimizer("{type: madgrad_wd, params: {lr: 0.01}}");
+  EXPECT_EQ(madgrad.type, "madgrad_wd");
+  EXPECT_EQ(madgrad.eps, 1e-6);
+  EXPECT_EQ(madgrad.momentum, 0.9);
+  const OptimizerConfig sm3 = optimizer("{type: SM3, params: {lr: 0.1, beta: 0.5}}");
+  EXPECT_EQ(sm3.type, "sm3");
+  EXPECT_EQ(sm3.momentum, 0);
+  EXPECT_EQ(sm3.eps, 1e-30);
+  EXPECT_EQ(sm3.sm3_beta, 0.5);
+  EXPECT_EQ(sm3.weight_decay, 0);
+  EXPECT_THAT(ini("weight_decay: 0.1\noptimizer: {type: sm3, params: {momentum: 0.9}}\n"),
+              HasSubstr("sm3 does not decay weights"));
+  refused("optimizer: {type: sm3, params: {weight_decay: 0.1}}\n", "sm3 has no such option here");
+  const OptimizerConfig lamb = optimizer("{type: Lamb, params: {max_coeff: 5}}");
+  EXPECT_EQ(lamb.type, "lamb");
+  EXPECT_EQ(lamb.max_coeff, 5);
+  for (const char* name : {"Adam", "cpu_adam", "cpu_torch_adam", "AdamW"}) {
+    const std::string type = name;
+    EXPECT_EQ(optimizer("{type: " + type + ", params: {eps: 1e-7}}").type, "adam") << name;
+    EXPECT_TRUE(optimizer("{type: " + type + "}").adam_w_mode) << name;
+  }
+  EXPECT_FALSE(optimizer("{type: Adam, params: {adam_w_mode: false}}").adam_w_mode);
+  EXPECT_THAT(ini("optimizer: {type: cpu_adam, params: {fused: true, momentum: 0.0}}\n"),
+              AllOf(HasSubstr("nothing is moved to the host"), HasSubstr("not read by adam"),
+                    HasSubstr("how it is computed")));
+  refused("optimizer: {type: OneBitAdam, params: {lr: 0.1, freeze_step: 40}}\n", "1-bit Adam's");
+  refused("optimizer: {type: adagrad}\n", "optimizer.type = adagrad");
+  refused("optimizer: {type: Lion, params: {eps: 1e-8}}\n", "lion has no such option here");
+  refused("optimizer: {type: SGD, params: {dampening: 0.5}}\n", "sgd has no such option here");
+  refused("optimizer: {type: Adam, params: {bias_correction: false}}\n", "no such option here");
+  refused("optimizer: {type: Adam, params: {momentum: 0.5}}\n", "adam has no such option here");
+  refused("optimizer: {type: Adam, parms: {lr: 1}}\n", "optimizer.parms");
+  refused("optimizer: {params: {lr: 1}}\n", "expected type and params");
+  refused("weight_decay: 0.1\noptimizer: {type: Lion, params: {weight_decay: 0.2}}\n",
+          "the key weight_decay gives another value");
 }
 
 TEST_F(Yaml, EveryProblemIsListed) {

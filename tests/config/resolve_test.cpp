@@ -403,14 +403,48 @@ TEST(Resolve, RequiredOptionsAndAllProblemsAtOnce) {
 TEST(Resolve, ChecksRangesOfConfigurationsMadeInCode) {
   Config c = minimal();
   c.model.hidden_dropout = 1.5;
-  c.optimizer.type = "sgd";
+  c.optimizer.type = "rmsprop";
   c.optimizer.betas = {0.9};
   c.data.split = "x";
   const std::string message = failure(c, 1);
   EXPECT_THAT(message, HasSubstr("model.hidden_dropout = 1.5"));
-  EXPECT_THAT(message, HasSubstr("optimizer.type = sgd"));
+  EXPECT_THAT(message, HasSubstr("optimizer.type = rmsprop"));
   EXPECT_THAT(message, HasSubstr("optimizer.betas = 0.9"));
   EXPECT_THAT(message, HasSubstr("data.split = x"));
+}
+
+TEST(Resolve, OptimizersRefuseWhatTheyWouldIgnore) {
+  const auto message = [](const auto& change) {
+    Config c = minimal();
+    change(c.optimizer);
+    return failure(c, 1);
+  };
+  EXPECT_THAT(message([](OptimizerConfig& o) { o.nesterov = true; }),
+              HasSubstr("optimizer.nesterov = true: optimizer.type = adam has none; it belongs to "
+                        "sgd"));
+  EXPECT_THAT(message([](OptimizerConfig& o) { o.momentum = 0.5; }),
+              HasSubstr("it belongs to sgd, madgrad_wd and sm3"));
+  EXPECT_THAT(message([](OptimizerConfig& o) { o.type = "lamb", o.sm3_beta = 0.5; }),
+              HasSubstr("belongs to sm3"));
+  EXPECT_THAT(message([](OptimizerConfig& o) { o.max_coeff = 5; }), HasSubstr("belongs to lamb"));
+  EXPECT_THAT(message([](OptimizerConfig& o) { o.type = "lion", o.adam_w_mode = false; }),
+              HasSubstr("belongs to adam"));
+  EXPECT_THAT(message([](OptimizerConfig& o) { o.type = "lion", o.eps = 1e-6; }),
+              HasSubstr("belongs to adam, lamb, madgrad_wd and sm3"));
+  EXPECT_THAT(message([](OptimizerConfig& o) {
+                o.type = "sgd", o.betas = {0.9, 0.95};
+              }),
+              HasSubstr("belongs to adam, lamb and lion"));
+  EXPECT_THAT(
+      message([](OptimizerConfig& o) { o.type = "sgd", o.momentum = 0, o.nesterov = true; }),
+      HasSubstr("looks ahead by optimizer.momentum, which is 0"));
+  EXPECT_THAT(message([](OptimizerConfig& o) { o.type = "lamb", o.min_coeff = 11; }),
+              HasSubstr("is above optimizer.max_coeff"));
+  for (const char* type : {"adam", "lion", "sgd", "madgrad_wd", "lamb", "sm3"}) {
+    Config c = minimal();
+    c.optimizer.type = type;
+    EXPECT_NO_THROW(resolve(c, 1)) << type;
+  }
 }
 
 TEST(Resolve, RanksMustDivide) {

@@ -1,10 +1,11 @@
-// CUDA's AdamW, sums of squares and hashes on sizes and alignments that the harness's small cases
-// don't have, against the CPU engine.
+// CUDA's optimizer steps against the references of the operator harness, and AdamW, sums of squares
+// and hashes on sizes and alignments that its small cases don't have, against the CPU engine.
 
 #include <random>
 
 #include "tests/gpu/device_matrix.h"
 #include "tests/gpu/gpu_support.h"
+#include "tests/kernels/op_cases.h"
 
 namespace neox::testing {
 namespace {
@@ -38,8 +39,8 @@ void check_adamw(Device device) {
         for (double& value : second) value *= value;
         v.write(second);
         const OwnedTensor scale = on_device<float>(on, s, {0.5f}, {1});
-        ops.adamw(s, {1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 7}, grad, scale, main, m, v,
-                  t == DType::f32 ? Tensor() : Tensor(weights));
+        ops.optimizer_step(s, adamw_rule({1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 7}), grad, scale, main,
+                           {m, v}, t == DType::f32 ? Tensor() : Tensor(weights));
         std::vector<Array> results = {main.read(), m.read(), v.read()};
         if (t != DType::f32) results.push_back(weights.read());
         return results;
@@ -50,6 +51,39 @@ void check_adamw(Device device) {
         ASSERT_EQ(got[i].size(), want[i].size()) << "wrote outside of its result";
         EXPECT_LT(error_of(got[i], want[i]), i < 3 ? 1e-6 : 1e-2)
             << name_of(t) << " " << form.n << " skip " << form.skip << " array " << i;
+      }
+    }
+  }
+}
+
+// Three states are the most there are; the gradient's memory takes the result, as in LAMB.
+void check_three_states(Device device) {
+  const auto cpu_stream = make_stream(Device{}), stream = make_stream(device);
+  const UpdateRule madgrad = MadgradRule{0.05f, 1e-6f, 0.25f, 0.001f, false};
+  const UpdateRule lamb = LambUpdateRule{adamw_rule({1.0f, 0.9f, 0.95f, 1e-6f, 0.0f, 7}), 0.1f};
+  for (const bool in_place : {false, true}) {
+    for (const Form& form : forms(device)) {
+      const auto compute = [&](const Backend& ops, Device on, Stream& s) {
+        const auto array = [&](std::uint64_t seed, bool squares) {
+          Matrix matrix(on, s, {form.n}, DType::f32, form.skip);
+          Array values = normal_values(form.n, seed);
+          for (double& value : values) value = squares ? value * value + 0.01 : value;
+          matrix.write(values);
+          return matrix;
+        };
+        Matrix grad = array(1, false), main = array(2, false), a = array(3, !in_place),
+               b = array(4, in_place), c = array(5, false);
+        const OwnedTensor scale = on_device<float>(on, s, {0.5f}, {1});
+        ops.optimizer_step(s, in_place ? lamb : madgrad, grad, scale,
+                           in_place ? Tensor(grad) : Tensor(main), {a, b, c}, {});
+        return std::vector<Array>{grad.read(), main.read(), a.read(), b.read(), c.read()};
+      };
+      const auto want = compute(cpu_backend(), Device{}, *cpu_stream);
+      const auto got = compute(cuda_kernels_on(device), device, *stream);
+      for (std::size_t i = 0; i < want.size(); ++i) {
+        ASSERT_EQ(got[i].size(), want[i].size()) << "wrote outside of its result";
+        EXPECT_LT(error_of(got[i], want[i]), 5e-6)
+            << form.n << " skip " << form.skip << " array " << i << " in place " << in_place;
       }
     }
   }
@@ -114,9 +148,36 @@ void check_not_a_number(Device device) {
   }
 }
 
+std::vector<OpCase> cases() {
+  std::vector<OpCase> all;
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    for (const auto family : {optimizer_cases, factored_cases}) {
+      for (OpCase& test : family(dtype, CaseSize::small)) all.push_back(std::move(test));
+    }
+  }
+  return all;
+}
+
+class CudaOptimizerCase : public OnGpu, public ::testing::WithParamInterface<OpCase> {};
+class SimulatedOptimizerCase : public ::testing::TestWithParam<OpCase> {};
+TEST_P(CudaOptimizerCase, MatchesTheReference) {
+  EXPECT_EQ(check_value(cuda_kernels_on(kGpu), GetParam()), "");
+}
+TEST_P(SimulatedOptimizerCase, MatchesTheReference) {
+  EXPECT_EQ(check_value(cuda_kernels_on(kSimulated), GetParam()), "");
+}
+std::string id_of(const ::testing::TestParamInfo<OpCase>& info) {
+  return info.param.id();
+}
+INSTANTIATE_TEST_SUITE_P(Optimizer, CudaOptimizerCase, ::testing::ValuesIn(cases()), id_of);
+INSTANTIATE_TEST_SUITE_P(Optimizer, SimulatedOptimizerCase, ::testing::ValuesIn(cases()), id_of);
+
 class CudaOptimizerAgainstCpu : public OnGpu {};
 TEST_F(CudaOptimizerAgainstCpu, AdamW) {
   check_adamw(kGpu);
+}
+TEST_F(CudaOptimizerAgainstCpu, ThreeStates) {
+  check_three_states(kGpu);
 }
 TEST_F(CudaOptimizerAgainstCpu, SquareSum) {
   check_square_sum(kGpu);
@@ -129,6 +190,9 @@ TEST_F(CudaOptimizerAgainstCpu, NormsThatAreNoNumbers) {
 }
 TEST(SimulatedOptimizerAgainstCpu, AdamW) {
   check_adamw(kSimulated);
+}
+TEST(SimulatedOptimizerAgainstCpu, ThreeStates) {
+  check_three_states(kSimulated);
 }
 TEST(SimulatedOptimizerAgainstCpu, SquareSum) {
   check_square_sum(kSimulated);

@@ -5,8 +5,9 @@ namespace neox::testing {
 std::vector<OpCase> all_cases(CaseSize size) {
   std::vector<OpCase> cases;
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-    for (const auto family : {norm_cases, elementwise_cases, embedding_cases, loss_cases,
-                              linear_cases, attention_cases, optimizer_cases, hash_cases}) {
+    for (const auto family :
+         {norm_cases, elementwise_cases, embedding_cases, loss_cases, linear_cases, attention_cases,
+          optimizer_cases, factored_cases, hash_cases}) {
       for (OpCase& test : family(dtype, size)) cases.push_back(std::move(test));
     }
   }
@@ -15,9 +16,9 @@ std::vector<OpCase> all_cases(CaseSize size) {
 
 std::vector<OpCase> step_cases(DType dtype, const StepShape& shape) {
   std::vector<OpCase> cases;
-  for (const auto family :
-       {norm_step_cases, elementwise_step_cases, embedding_step_cases, loss_step_cases,
-        linear_step_cases, attention_step_cases, optimizer_step_cases, hash_step_cases}) {
+  for (const auto family : {norm_step_cases, elementwise_step_cases, embedding_step_cases,
+                            loss_step_cases, linear_step_cases, attention_step_cases,
+                            optimizer_step_cases, factored_step_cases, hash_step_cases}) {
     for (OpCase& test : family(dtype, shape)) cases.push_back(std::move(test));
   }
   return cases;

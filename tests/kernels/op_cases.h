@@ -16,6 +16,7 @@ std::vector<OpCase> loss_cases(DType dtype, CaseSize size);
 std::vector<OpCase> linear_cases(DType dtype, CaseSize size);
 std::vector<OpCase> attention_cases(DType dtype, CaseSize size);
 std::vector<OpCase> optimizer_cases(DType dtype, CaseSize size);
+std::vector<OpCase> factored_cases(DType dtype, CaseSize size);
 std::vector<OpCase> hash_cases(DType dtype, CaseSize size);
 
 /// Sizes of a training step, for timing. Defaults: GPT-2 124M.
@@ -35,6 +36,7 @@ std::vector<OpCase> loss_step_cases(DType dtype, const StepShape& shape);
 std::vector<OpCase> linear_step_cases(DType dtype, const StepShape& shape);
 std::vector<OpCase> attention_step_cases(DType dtype, const StepShape& shape);
 std::vector<OpCase> optimizer_step_cases(DType dtype, const StepShape& shape);
+std::vector<OpCase> factored_step_cases(DType dtype, const StepShape& shape);
 std::vector<OpCase> hash_step_cases(DType dtype, const StepShape& shape);
 /// Every family in one dtype.
 std::vector<OpCase> step_cases(DType dtype, const StepShape& shape);

@@ -60,7 +60,7 @@ TEST_F(OptimizerTest, AdamWFollowsTheFormula) {
     AdamW hyper{.lr = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f};
     for (hyper.step = 1; hyper.step <= 12; ++hyper.step) {
       const OwnedTensor grad = normal(n, hyper.step % 2 == 0 ? "even" : "odd", 2.0f);
-      backend->adamw(*stream, hyper, grad, scale, main, m, v, {});
+      backend->optimizer_step(*stream, adamw_rule(hyper), grad, scale, main, {m, v}, {});
       for (std::size_t i = 0; i < want.size(); ++i) {
         reference_step(hyper, 0.25 * grad.tensor.ptr<float>()[i], want[i]);
       }
@@ -82,7 +82,7 @@ TEST_F(OptimizerTest, AdamWLateStepsAndTinyGradients) {
   const OwnedTensor grad = normal(n, "grad", 1e-6f), scale = scalar(1.0f);
   const AdamW hyper{.lr = 0.1f, .eps = 1e-8f, .step = 1000000};
   const OwnedTensor before = normal(n, "main", 1.0f);
-  backend->adamw(*stream, hyper, grad, scale, main, m, v, {});
+  backend->optimizer_step(*stream, adamw_rule(hyper), grad, scale, main, {m, v}, {});
   for (std::int64_t i = 0; i < n; ++i) {
     ReferenceState want{before.tensor.ptr<float>()[i], 0, 0};
     reference_step(hyper, grad.tensor.ptr<float>()[i], want);
@@ -100,7 +100,7 @@ TEST_F(OptimizerTest, AdamWRoundsTheComputeCopyToNearestEven) {
     fill_zero(*stream, m);
     fill_zero(*stream, v);
     OwnedTensor weights({n}, dtype_of<W>);
-    backend->adamw(*stream, hyper, grad, scale, main, m, v, weights);
+    backend->optimizer_step(*stream, adamw_rule(hyper), grad, scale, main, {m, v}, weights);
     for (std::int64_t i = 0; i < n; ++i) {
       ASSERT_EQ(weights.tensor.ptr<W>()[i].bits, W(main.tensor.ptr<float>()[i]).bits) << i;
     }

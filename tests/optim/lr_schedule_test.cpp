@@ -133,6 +133,24 @@ const std::vector<Golden> kGolden = {
       {300, 0.0011999999999999999},
       {301, 0.0011999999999999999},
       {3000, 0.0011999999999999999}}},
+    {"inverse_sqrt",
+     1000,
+     0.02,
+     1e-3,
+     1e-4,
+     {{0, 5e-05},
+      {1, 5e-05},
+      {2, 0.0001},
+      {3, 0.00015},
+      {20, 0.001},
+      {21, 0.0009759000729485332},
+      {80, 0.0005},
+      {333, 0.00024507154069793594},
+      {500, 0.0002},
+      {999, 0.00014149211999266962},
+      {1000, 0.0001414213562373095},
+      {1001, 0.0001414213562373095},
+      {10000, 0.0001414213562373095}}},
     {"wsd",
      1000,
      0.01,
@@ -197,9 +215,9 @@ TEST(LrSchedule, LengthFromIterationsOrFraction) {
 TEST(LrSchedule, Properties) {
   std::mt19937_64 random(7);
   std::uniform_real_distribution<double> unit(0, 1);
-  const char* styles[] = {"constant", "linear", "cosine", "exponential", "wsd"};
+  const char* styles[] = {"constant", "linear", "cosine", "exponential", "inverse_sqrt", "wsd"};
   for (int trial = 0; trial < 2000; ++trial) {
-    ScheduleConfig config = schedule(styles[trial % 5]);
+    ScheduleConfig config = schedule(styles[trial % 6]);
     const auto steps = 1 + static_cast<std::int64_t>(unit(random) * 300);
     const double peak = std::exp(-12 * unit(random));
     config.warmup = trial % 7 == 0 ? 0 : trial % 11 == 0 ? 1 : unit(random);
@@ -226,6 +244,19 @@ TEST(LrSchedule, Properties) {
       }
     }
   }
+}
+
+TEST(LrSchedule, InverseSquareRootHalvesWithFourTimesTheSteps) {
+  const LrSchedule lr(schedule("inverse_sqrt", 0.01, 1.5e-4), 1e-3, 10000);  // w = 100
+  EXPECT_DOUBLE_EQ(lr.at(100), 1e-3);
+  EXPECT_DOUBLE_EQ(lr.at(400), 5e-4);
+  EXPECT_DOUBLE_EQ(lr.at(1600), 2.5e-4);
+  EXPECT_DOUBLE_EQ(lr.at(6400), 1.5e-4);  // min_lr
+  // Without a warm-up as after one of a single step.
+  const LrSchedule cold(schedule("inverse_sqrt", 0), 1e-3, 100);
+  EXPECT_DOUBLE_EQ(cold.at(0), 1e-3);
+  EXPECT_DOUBLE_EQ(cold.at(1), 1e-3);
+  EXPECT_DOUBLE_EQ(cold.at(25), 2e-4);
 }
 
 TEST(LrSchedule, WsdIsStableThenCoolsDownToTheMinimum) {

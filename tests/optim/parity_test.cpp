@@ -96,11 +96,11 @@ class Parity : public ::testing::TestWithParam<const char*> {
   // Weights move by about lr in a step whatever the gradient's size, so that their error is
   // measured absolutely (`absolute`), not against a tensor that may be small.
   void compare(const TestModel& test, const std::string& group, double tolerance, bool absolute,
-               Shard (ParameterStore::*member)(ParameterId) const) const {
+               State state) const {
     const ParameterStore& store = test.model.parameters();
     double worst = 0;
     for (ParameterId id = 0; id < store.size(); ++id) {
-      const auto have = values((store.*member)(id).local);
+      const auto have = values(store.whole_shard(state, id).local);
       const auto want = expected(group, store.spec(id));
       const double error = absolute ? absolute_error(have, want) : relative_error(have, want);
       EXPECT_LE(error, tolerance) << group << " " << store.spec(id).name;
@@ -240,12 +240,12 @@ void Parity::run_steps(const std::string& run, const std::string& first_step) co
     EXPECT_NEAR(loss, log.at("loss").get<double>(), 1e-5);
     EXPECT_NEAR(norm, log.at("grad_norm").get<double>(), 1e-4);
     if (t == 0 && !first_step.empty())
-      compare(test, "/" + run + first_step, 1e-5, true, &ParameterStore::main_shard);
+      compare(test, "/" + run + first_step, 1e-5, true, State::main);
   }
-  compare(test, "/" + run + "/params_step3", 1e-5, true, &ParameterStore::main_shard);
+  compare(test, "/" + run + "/params_step3", 1e-5, true, State::main);
   if (run == "run_a") {
-    compare(test, "/run_a/exp_avg_step3", 1e-4, false, &ParameterStore::exp_avg_shard);
-    compare(test, "/run_a/exp_avg_sq_step3", 1e-4, false, &ParameterStore::exp_avg_sq_shard);
+    compare(test, "/run_a/exp_avg_step3", 1e-4, false, State::optimizer0);
+    compare(test, "/run_a/exp_avg_sq_step3", 1e-4, false, State::optimizer1);
     set_batch(test, 0);
     EXPECT_LE(relative_error(test.logits(), file_.floats("/run_a/logits_batch0_after")), 1e-5);
   }

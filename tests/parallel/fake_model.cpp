@@ -325,10 +325,9 @@ void FakeModel::check_state() const {
     }
   };
   for (ParameterId id = 0; id < store.size(); ++id) {
-    check(State::weights, id, oracle_.weight_shard(id));
-    check(State::main, id, oracle_.main_shard(id));
-    check(State::exp_avg, id, oracle_.exp_avg_shard(id));
-    check(State::exp_avg_sq, id, oracle_.exp_avg_sq_shard(id));
+    for (const State state : {State::weights, State::main, State::optimizer0, State::optimizer1}) {
+      check(state, id, oracle_.whole_shard(state, id));
+    }
   }
 }
 

@@ -7,12 +7,17 @@
 #include <cstring>
 #include <limits>
 
+#include "core/config/describe.h"
 #include "core/config/resolve.h"
+#include "core/train/run_state.h"
 
 namespace neox::testing {
 namespace {
 
-constexpr double kLearningRate = 1e-3;
+// So that a few steps move the weights by far more than rounding.
+double learning_rate(const std::string& optimizer) {
+  return optimizer == "sgd" ? 0.3 : optimizer == "adam" || optimizer == "lion" ? 1e-3 : 1e-2;
+}
 
 // Blocks of sparse layers have 16 tokens.
 std::int64_t length_of(Family family) {
@@ -157,9 +162,10 @@ const char* name_of(Family family) {
 std::string Layout::describe() const {
   const std::string rows = tensor == 1 ? "" : rows_sharded ? " rows sharded" : " rows replicated";
   const std::string order = pipe == 1 ? "" : " " + schedule;
-  return fmt::format("{:<14} tensor {}{:<16} pipe {}{:<12} data {} zero {} micro-batch {} {}",
+  return fmt::format("{:<14} tensor {}{:<16} pipe {}{:<12} data {} zero {} micro-batch {} {}{}",
                      name_of(family), tensor, rows, pipe, order, data, zero, micro_batch,
-                     recompute == "none" ? "" : recompute);
+                     recompute == "none" ? "" : recompute,
+                     optimizer == "adam" ? "" : " " + optimizer);
 }
 
 Config layout_config(const Layout& layout, const RunSize& size) {
@@ -179,7 +185,8 @@ Config layout_config(const Layout& layout, const RunSize& size) {
   c.optimizer.gradient_clipping = 0.5;
   // Some gradients are nothing but rounding (key biases with learned positions): a larger epsilon
   // keeps AdamW from making steps of them.
-  c.optimizer.eps = 1e-6;
+  c.optimizer.type = layout.optimizer;
+  if (layout.optimizer != "lion" && layout.optimizer != "sgd") c.optimizer.eps = 1e-6;
   c.train.train_iters = 20;
   c.data.mask_documents = c.data.reset_positions = layout.family == Family::masked;
   c.train.cross_entropy_chunk = 23;
@@ -233,7 +240,8 @@ void LayoutRun::train(int steps) try {
       for (std::int64_t t = 0; t < config_.model.seq_length; ++t)
         tokens += (t + sample) % 5 == 4 ? 0.0 : 1.0;
     }
-    const auto result = engine_.train_step(batches, 1.0 / tokens, step_, kLearningRate);
+    const auto result =
+        engine_.train_step(batches, 1.0 / tokens, step_, learning_rate(config_.optimizer.type));
     double loss = result.loss_sum;
     group_.host_all_reduce(std::span(&loss, 1), ReduceOp::sum);
     losses_.push_back(loss / tokens);
@@ -242,6 +250,22 @@ void LayoutRun::train(int steps) try {
 } catch (const std::exception& e) {
   std::fprintf(stderr, "rank %d, step %d: %s\n", group_.rank(), step_, e.what());
   std::_Exit(1);
+}
+
+void LayoutRun::save(const std::string& directory) {
+  Progress progress;
+  progress.step = step_;
+  const RunImage image = run_image(engine_.model(), engine_.optimizer(), config_,
+                                   effective_ini(config_, config_), progress);
+  save_checkpoint(group_, directory, image.tensors, image.info);
+}
+
+void LayoutRun::load(const std::string& directory) {
+  const auto reader = open_newest(group_, directory);
+  require(reader != nullptr, "no checkpoint in {}", directory);
+  const Progress progress = load_run(*reader, engine_.model(), &engine_.optimizer(),
+                                     LoadScope::everything, engine_.ops(), engine_.stream());
+  step_ = static_cast<int>(progress.step);
 }
 
 // Every element is owned and counted by exactly one rank: the sum over all of them is the tensor.
@@ -308,11 +332,13 @@ Difference LayoutRun::difference(const Reference& reference) {
   return {worst[0], worst[1], worst[2], counted};
 }
 
-Reference single_rank_reference(Family family, int steps, const RunSize& size) {
+Reference single_rank_reference(Family family, int steps, const RunSize& size,
+                                const std::string& optimizer) {
   const auto alone = make_self_communicator("world");
   Layout layout;
   layout.family = family;
   layout.micro_batch = size.batch;
+  layout.optimizer = optimizer;
   LayoutRun run(*alone, layout, size);
   run.train(steps);
   return run.reference();

@@ -35,6 +35,7 @@ struct Layout {
   std::int64_t zero = 0;
   std::int64_t micro_batch = 1;
   std::string recompute = "none";
+  std::string optimizer = "adam";
 
   std::int64_t ranks() const { return tensor * pipe * data; }
   std::string describe() const;
@@ -73,6 +74,11 @@ class LayoutRun {
 
   void train(int steps);
 
+  /// Writes a checkpoint into `directory`, which all ranks see.
+  void save(const std::string& directory);
+  /// Goes on from the newest checkpoint there, which any layout wrote.
+  void load(const std::string& directory);
+
   Engine& engine() { return engine_; }
   const Config& config() const { return config_; }
   const std::vector<double>& losses() const { return losses_; }
@@ -96,7 +102,8 @@ class LayoutRun {
 };
 
 /// Trains on this rank alone.
-Reference single_rank_reference(Family family, int steps, const RunSize& size = {});
+Reference single_rank_reference(Family family, int steps, const RunSize& size = {},
+                                const std::string& optimizer = "adam");
 
 /// `reference` of `root` on every rank.
 Reference broadcast(Communicator& group, const Reference& reference, int root);

@@ -107,6 +107,49 @@ const Case kCases[] = {
     {"dp 4, zero 2, bf16", [](Config& c) { zero(c, 2, DType::bf16); }},
     {"dp 4, zero 3, bf16", [](Config& c) { zero(c, 3, DType::bf16); }},
     {"dp 4, bf16 gradients", [](Config& c) { c.parallel.gradient_reduce_dtype = DType::bf16; }},
+    {"dp 4, zero 2, bf16, lion",
+     [](Config& c) {
+       zero(c, 2, DType::bf16);
+       c.optimizer.type = "lion";
+     }},
+    {"tp 2 x pp 2, tied, lamb",
+     [](Config& c) {
+       tensor2(c), pipe2(c);
+       c.model.no_weight_tying = false;
+       c.optimizer.type = "lamb";
+     }},
+    {"dp 4, zero 3, bf16, lamb",
+     [](Config& c) {
+       zero(c, 3, DType::bf16);
+       c.optimizer.type = "lamb";
+     }},
+    {"pp 2 x dp 2, zero 1, sgd with momentum",
+     [](Config& c) {
+       pipe2(c), zero(c, 1, DType::f32);
+       c.optimizer.type = "sgd";
+     }},
+    {"dp 4, zero 3, plain sgd",
+     [](Config& c) {
+       zero(c, 3, DType::f32);
+       c.optimizer.type = "sgd";
+       c.optimizer.momentum = 0;
+     }},
+    {"dp 4, zero 1, bf16, madgrad",
+     [](Config& c) {
+       zero(c, 1, DType::bf16);
+       c.optimizer.type = "madgrad_wd";
+     }},
+    {"tp 2 x pp 2, sm3",
+     [](Config& c) {
+       tensor2(c), pipe2(c);
+       c.optimizer.type = "sm3";
+     }},
+    {"dp 4, zero 2, bf16, sm3",
+     [](Config& c) {
+       zero(c, 2, DType::bf16);
+       c.optimizer.type = "sm3";
+       c.optimizer.momentum = 0;
+     }},
     {"dp 4, recompute selective", [](Config& c) { c.parallel.recompute = "selective"; }},
     {"dp 4, recompute full", [](Config& c) { c.parallel.recompute = "full"; }},
     {"tp 2 x pp 2, recompute first_n",

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstdlib>
 #include <fcntl.h>
-#include <poll.h>
 #include <limits>
+#include <poll.h>
 #include <string_view>
 #include <sys/ioctl.h>
 #include <unistd.h>

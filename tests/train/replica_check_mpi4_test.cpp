@@ -190,7 +190,8 @@ TEST_F(ReplicaCheckTest, OptimizerState) {
   step();
   if (world->rank() == 1) {
     const ParameterStore& store = engine_->model().parameters();
-    const Shard state = store.exp_avg_shard(store.find("layers.0.mlp.dense_4h_to_h.bias"));
+    const Shard state =
+        store.whole_shard(State::optimizer0, store.find("layers.0.mlp.dense_4h_to_h.bias"));
     state.local.data[3] ^= std::byte{1};
   }
   EXPECT_THAT(check(), HasSubstr("layers.0.mlp.dense_4h_to_h.bias (optimizer state): rank 1 ("));

@@ -113,5 +113,31 @@ TEST_F(RunState, IncompleteGuardsAreRefused) {
   }
 }
 
+TEST_F(RunState, AnotherOptimizersStateIsRefused) {
+  Progress progress = some_progress();
+  const auto message = [&](const std::string& type, double momentum) {
+    Config other = config_;
+    other.optimizer.type = type;
+    other.optimizer.momentum = momentum;
+    ++progress.step;
+    const RunImage image = run_image(engine_->model(), engine_->optimizer(), other,
+                                     effective_ini(other, other), progress);
+    save_checkpoint(*world_, directory_, image.tensors, image.info);
+    const auto reader = open_newest(*world_, directory_);
+    try {
+      load_run(*reader, engine_->model(), &engine_->optimizer(), LoadScope::everything,
+               engine_->ops(), engine_->stream());
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(message("adam", 0.9), "");
+  EXPECT_THAT(message("lion", 0.9), HasSubstr("holds the state of optimizer.type = lion (exp_avg), "
+                                              "not of adam (exp_avg, exp_avg_sq)"));
+  EXPECT_THAT(message("sgd", 0.0), HasSubstr("sgd (no state)"));
+  EXPECT_THAT(message("lamb", 0.9), HasSubstr("checkpoint.no_load_optim = true"));
+}
+
 }  // namespace
 }  // namespace neox::testing

@@ -3,6 +3,7 @@
 #include "core/config/describe.h"
 #include "core/config/resolve.h"
 #include "core/model/init.h"
+#include "core/optim/update_rule.h"
 
 namespace neox::testing {
 namespace {
@@ -43,6 +44,7 @@ ShardedRun::ShardedRun(Communicator& group, const Config& config, const ShardedL
   plan.size = group.size();
   plan.zero_stage = layout.zero_stage;
   plan.bucket_elements = layout.bucket_elements;
+  model.parameters().declare_optimizer_states(optimizer_states(config.optimizer));
   model.commit(*ops_, *stream_, config.precision.precision, StoreMode::training, false, plan);
   ParameterStore& store = model.parameters();
   optimizer = std::make_unique<Optimizer>(store, config.optimizer, *ops_, *stream_, &group);
