@@ -213,7 +213,7 @@ void DryRunBackend::adamw(Stream&, const AdamW&, ConstTensor grad, ConstTensor g
 void DryRunBackend::square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const {
   count(OperatorFamily::optimizer, bytes_of(x) + bytes_if(accumulate, out), bytes_of(out));
 }
-void DryRunBackend::clip_scale(Stream&, ConstTensor square_sum, float, Tensor scale) const {
+void DryRunBackend::clip_scale(Stream&, ConstTensor square_sum, float, float, Tensor scale) const {
   count(OperatorFamily::optimizer, bytes_of(square_sum), bytes_of(scale));
 }
 

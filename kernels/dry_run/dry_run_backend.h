@@ -116,7 +116,8 @@ class DryRunBackend : public Backend {
   void adamw(Stream&, const AdamW&, ConstTensor grad, ConstTensor grad_scale, Tensor main, Tensor m,
              Tensor v, Tensor weights) const override;
   void square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
-  void clip_scale(Stream&, ConstTensor square_sum, float max_norm, Tensor scale) const override;
+  void clip_scale(Stream&, ConstTensor square_sum, float max_norm, float loss_scale,
+                  Tensor scale) const override;
 
   void hash(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
 
