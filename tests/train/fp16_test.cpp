@@ -1,15 +1,13 @@
 // Training in fp16 on one rank: what the loss scale does to numbers, and fp16 against fp32 and
 // bf16.
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <limits>
+#include <cstdio>
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "comm/communicator.h"
-#include "core/base/error.h"
 #include "tests/train/layout_run.h"
 
 namespace neox::testing {
@@ -47,7 +45,7 @@ TEST_F(Fp16, ThePowerOfTwoIsTakenAwayExactlyOnce) {
     const Reference scaled = trained(size, 3);
     EXPECT_EQ(plain.losses, scaled.losses) << clipping;
     EXPECT_EQ(plain.norms, scaled.norms) << clipping;
-    EXPECT_EQ(plain.weights, scaled.weights) << clipping;
+    EXPECT_TRUE(plain.weights == scaled.weights) << clipping;
   }
 }
 
@@ -62,14 +60,22 @@ TEST_F(Fp16, AnyScaleIsTakenAwayUpToRounding) {
       << difference.loss << " " << difference.norm << " " << difference.weight;
 }
 
-// The largest difference of two curves, relative.
-double distance(const std::vector<double>& a, const std::vector<double>& b) {
-  double worst = a.size() == b.size() ? 0.0 : std::numeric_limits<double>::infinity();
+// Of two curves, relative, in order of size.
+std::vector<double> differences(const std::vector<double>& a, const std::vector<double>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  std::vector<double> all;
   for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
-    const double difference = std::abs(a[i] - b[i]) / std::abs(b[i]);
-    worst = difference <= worst ? worst : difference;
+    all.push_back(std::abs(a[i] - b[i]) / std::abs(b[i]));
+    EXPECT_TRUE(std::isfinite(all.back())) << i;
   }
-  return worst;
+  std::sort(all.begin(), all.end());
+  return all;
+}
+double worst(const std::vector<double>& a, const std::vector<double>& b) {
+  return differences(a, b).back();
+}
+double median(const std::vector<double>& a, const std::vector<double>& b) {
+  return differences(a, b).at(a.size() / 2);
 }
 
 TEST_F(Fp16, FollowsFp32CloserThanBfloat16Does) {
@@ -78,15 +84,16 @@ TEST_F(Fp16, FollowsFp32CloserThanBfloat16Does) {
     const Reference exact = trained(size_of(DType::f32), steps, family);
     const Reference half = trained(size_of(DType::f16), steps, family);
     const Reference brain = trained(size_of(DType::bf16), steps, family);
-    const double losses = distance(half.losses, exact.losses);
-    const double norms = distance(half.norms, exact.norms);
-    const double brain_losses = distance(brain.losses, exact.losses);
-    const double brain_norms = distance(brain.norms, exact.norms);
+    const double losses = worst(half.losses, exact.losses);
+    const double norms = median(half.norms, exact.norms);
+    const double brain_losses = worst(brain.losses, exact.losses);
+    const double brain_norms = median(brain.norms, exact.norms);
     std::printf(
-        "    %-6s %d steps, from fp32: losses %.1e in fp16, %.1e in bf16; norms %.1e, %.1e\n",
+        "    %-6s %d steps, from fp32: losses %.1e in fp16, %.1e in bf16; norms (median) %.1e, "
+        "%.1e\n",
         name_of(family), steps, losses, brain_losses, norms, brain_norms);
-    EXPECT_LE(losses, 1e-3) << name_of(family);
-    EXPECT_LE(norms, 2e-2) << name_of(family);
+    EXPECT_LE(losses, 1e-4) << name_of(family);
+    EXPECT_LE(norms, 5e-4) << name_of(family);
     EXPECT_LT(losses, brain_losses / 2) << name_of(family);
     EXPECT_LT(norms, brain_norms / 2) << name_of(family);
     EXPECT_EQ(half.scales, std::vector<double>(static_cast<std::size_t>(steps), 4096.0));
@@ -167,22 +174,21 @@ TEST_F(Fp16, TheScaleKeepsSmallGradients) {
 TEST_F(Fp16, AScaleThatIsTooHighComesDown) {
   LayoutRun run(*world_, layout(Family::neox), size_of(DType::f16, 30));
   const Reference before = run.reference();
-  int skipped = 0;
-  while (skipped == run.scaler_state().overflow_steps && skipped < 30) {
+  std::int64_t skipped = 0;
+  while (skipped < 30) {
     run.train(1);
-    // Nothing has moved so far: weights, running means, AdamW's t.
-    if (run.scaler_state().overflow_steps == skipped + 1) {
-      ++skipped;
-      ASSERT_EQ(run.reference().weights, before.weights) << skipped;
-      ASSERT_EQ(run.engine().optimizer().steps_taken(), 0);
-    }
+    if (run.scaler_state().overflow_steps == skipped) break;
+    ++skipped;
+    // Nothing has moved: weights, AdamW's t.
+    ASSERT_TRUE(run.reference().weights == before.weights) << skipped;
+    ASSERT_EQ(run.engine().optimizer().steps_taken(), 0);
   }
   EXPECT_GE(skipped, 4);
   EXPECT_LE(skipped, 12);
-  EXPECT_EQ(run.scales().back(),
-            std::ldexp(0x1p30, 1 - skipped));  // hysteresis: the first does not
+  // The first overflow does not halve it.
+  EXPECT_EQ(run.scales().back(), std::ldexp(0x1p30, 1 - static_cast<int>(skipped)));
   EXPECT_EQ(run.engine().optimizer().steps_taken(), 1);
-  EXPECT_NE(run.reference().weights, before.weights);
+  EXPECT_FALSE(run.reference().weights == before.weights);
   run.train(20);
   EXPECT_EQ(run.scaler_state().overflow_steps, skipped);
   EXPECT_EQ(run.engine().optimizer().steps_taken(), 21);
@@ -197,13 +203,13 @@ TEST_F(Fp16, AStaticScale) {
   const Reference reference = trained(fixed, 5);
   const Reference dynamic = trained(size_of(DType::f16), 5);
   EXPECT_EQ(reference.losses, dynamic.losses);
-  EXPECT_EQ(reference.weights, dynamic.weights);
+  EXPECT_TRUE(reference.weights == dynamic.weights);
   // An overflow is left to the guards: the step changes nothing, the scale stays.
   fixed.precision.loss_scale = 0x1p30;
   LayoutRun run(*world_, layout(Family::neox), fixed);
   const auto before = run.reference().weights;
   run.train(3);
-  EXPECT_EQ(run.reference().weights, before);
+  EXPECT_TRUE(run.reference().weights == before);
   EXPECT_FALSE(std::isfinite(run.norms().back()));
   EXPECT_EQ(run.scales(), std::vector<double>(3, 0x1p30));
 }
