@@ -89,7 +89,7 @@ struct ParallelConfig {
   std::int64_t virtual_pipeline_size = 1;    // chunks of layers per stage
   std::int64_t zero_stage = 0;               // 0..3
   double gradient_bucket_mb = 4.0;           // MiB reduced per message
-  DType gradient_reduce_dtype = DType::f32;  // f32 or bf16
+  DType gradient_reduce_dtype = DType::f32;  // f32, bf16; f16 with precision f16
   std::string recompute = "none";            // none selective full first_n
   std::int64_t recompute_layers = 0;         // first_n: layers of each chunk
   bool checkpoint_activations = false;       // GPT-NeoX's spelling of recompute = full
@@ -98,10 +98,23 @@ struct ParallelConfig {
   friend bool operator==(const ParallelConfig&, const ParallelConfig&) = default;
 };
 
+/// Any gradient that f16 could hold has long overflowed there, and f32 holds 1 / it.
+inline constexpr double kMaxLossScale = 0x1p64;
+
 /// [precision]
 struct PrecisionConfig {
   DType precision = DType::f32;  // compute dtype; main weights and gradients are always f32
   bool allow_tf32 = false;       // f32 products on GPUs
+  // f16: the loss is multiplied so that small gradients stay above what f16 rounds to 0.
+  double loss_scale = 0;                  // 0: dynamic
+  std::int64_t initial_scale_power = 16;  // dynamic: starts at 2^this
+  std::int64_t loss_scale_window = 1000;  // steps without overflow until it doubles
+  std::int64_t hysteresis = 2;            // overflows until it is halved
+  bool consecutive_hysteresis = false;    // count only overflows in a row
+  double min_loss_scale = 1;              // an overflow there ends the run
+
+  bool scales_loss() const { return precision == DType::f16; }
+  bool scales_dynamically() const { return scales_loss() && loss_scale == 0; }
 
   friend bool operator==(const PrecisionConfig&, const PrecisionConfig&) = default;
 };

@@ -126,7 +126,7 @@ constexpr AbsentKey kAbsent[] = {
     {"gradient_predivide_factor", kAny, "gradients travel as sums of float32"},
     {"sparse_gradients", kOff, "sparse gradients are not supported"},
     {"fp16_lm_cross_entropy", kAny, "the loss is computed in float32 in any case"},
-    {"loss_scale", "null", "a static loss scale belongs to fp16, which is not supported yet"},
+    {"loss_scale", "null", "write it into the block fp16, where GPT-NeoX's own files have it"},
     {"hysteresis", kAny, kUnread},
     {"loss_scale_window", kAny, kUnread},
     {"min_scale", kAny, kUnread},

@@ -3,6 +3,7 @@
 
 #include "core/base/format.h"
 #include "core/config/neox_yaml_internal.h"
+#include "core/config/resolve.h"
 #include "core/config/suggest.h"
 
 namespace neox::detail {
@@ -93,9 +94,11 @@ void Translation::half_precision(const Key& key) {
   set(key, "precision.precision", word);
   for (const auto& pair : key.value) {
     const auto name = pair.first.as<std::string>();
-    if (name == "enabled" || name == "fp16" || name == "type") continue;
-    if (find_option("precision." + name) != nullptr) {
-      set(key, "precision." + name, pair.second);
+    if (name == "enabled" || name == "fp16" || name == "type" || is_null(pair.second)) continue;
+    const auto scaling = loss_scale_options();
+    const std::string option = "precision." + name;
+    if (fp16 && std::find(scaling.begin(), scaling.end(), option) != scaling.end()) {
+      set(Key{key.name + "." + name, pair.second, key.where}, option, pair.second);
     } else {
       comment(key.name + "." + name, pair.second,
               fp16 ? "loss scaling has no such option here" : "bfloat16 needs no loss scaling");

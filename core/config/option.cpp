@@ -37,7 +37,7 @@ const std::map<std::string_view, std::string_view>& absent_options() {
       {"checkpoint_num_layers", "see parallel.recompute"},
       {"data_impl", "token files are always memory-mapped; leave it out"},
       {"expansion_factor", "write model.intermediate_size"},
-      {"fp16", "fp16 training is not supported yet; write precision.precision = bfloat16"},
+      {"fp16", "write precision.precision = fp16; its settings are options of [precision]"},
       {"fp32_allreduce", "see parallel.gradient_reduce_dtype; fp32 is the default"},
       {"hostfile", "ranks come from mpirun or srun"},
       {"launcher", "ranks come from mpirun or srun"},

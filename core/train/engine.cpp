@@ -174,7 +174,8 @@ Engine::StepResult Engine::train_step(std::span<const MicroBatch> batches, doubl
   if (clock_) clock_->begin_step();
   data_parallel_->begin_step(static_cast<std::int64_t>(batches.size()));
   StepResult result;
-  result.loss_sum = runner_->train(batches, gradient_scale, step, *data_parallel_);
+  result.loss_sum =
+      runner_->train(batches, gradient_scale * limits.loss_scale, step, *data_parallel_);
   // The ranks of a tensor group computed the same losses.
   if (topology_.coordinates().tensor != 0) result.loss_sum = 0.0;
   Activity::set("gradient reduction", step + 1);
@@ -189,8 +190,8 @@ Engine::StepResult Engine::train_step(std::span<const MicroBatch> batches, doubl
   UpdateResult update;
   {
     const trace::Range optimizer("optimizer");
-    update =
-        optimizer_->step(lr, {result.loss_sum * gradient_scale, limits.loss, limits.grad_norm});
+    update = optimizer_->step(
+        lr, {result.loss_sum * gradient_scale, limits.loss, limits.grad_norm, limits.loss_scale});
   }
   enter(Phase::weights);
   data_parallel_->gather_weights();

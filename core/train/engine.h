@@ -73,6 +73,8 @@ class Engine {
   struct StepLimits {
     double loss = std::numeric_limits<double>::infinity();
     double grad_norm = std::numeric_limits<double>::infinity();
+    /// Backward computes the gradient of the loss times this (LossScaler); results are without it.
+    double loss_scale = 1.0;
   };
   /// One optimizer step on this rank's micro-batches; when loss or gradient norm is not finite or
   /// above its limit it changes nothing. `gradient_scale`: 1 / unmasked tokens of the global batch.

@@ -221,7 +221,7 @@ void DryRunBackend::optimizer_step(Stream&, const UpdateRule&, ConstTensor grad,
 void DryRunBackend::square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const {
   count(OperatorFamily::optimizer, bytes_of(x) + bytes_if(accumulate, out), bytes_of(out));
 }
-void DryRunBackend::clip_scale(Stream&, ConstTensor square_sum, float, Tensor scale) const {
+void DryRunBackend::clip_scale(Stream&, ConstTensor square_sum, float, float, Tensor scale) const {
   count(OperatorFamily::optimizer, bytes_of(square_sum), bytes_of(scale));
 }
 void DryRunBackend::sm3_maxima(Stream&, const Sm3&, const MatrixPart&, ConstTensor grad,

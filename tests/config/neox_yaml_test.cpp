@@ -113,6 +113,9 @@ TEST_F(Yaml, EveryConfigurationOfPythiaAndGptNeoX20B) {
     }
     const std::int64_t stages = std::max<std::int64_t>(c.parallel.pipe_parallel_size, 1);
     resolve(c, stages * c.parallel.model_parallel_size);
+    const auto half = parse_ini_text(ini_from_neox_yaml({entry.path().string()}, {}), "run.ini");
+    EXPECT_EQ(half.precision,
+              (PrecisionConfig{.precision = DType::f16, .initial_scale_power = 12}));
   }
   EXPECT_EQ(files, 11);
 }
@@ -194,7 +197,7 @@ TEST_F(Yaml, MissingFeaturesAreRefusedByName) {
   refused("attention_config: [[\"global\", 2]]\n", "expected lists of kinds");
   refused("sparsity_config: {blocks: 3}\n", "no such setting of a sparsity pattern");
   refused("use_mup: true\n", "use_mup = true: muP is not supported");
-  refused("fp16: {enabled: true}\n", "precision.precision = fp16");
+  refused("loss_scale: 128\n", "loss_scale = 128: write it into the block fp16");
   refused("zero_optimization: {stage: 3, offload_param: {device: cpu}}\n", "offload_param");
   refused("zero_optimization: {stage: 1, cpu_offload: true}\n", "offloading to host memory");
   refused("tokenizer_type: SPMTokenizer\n", "tokenizer_type = SPMTokenizer");
@@ -323,7 +326,41 @@ TEST_F(Yaml, PrecisionInEverySpelling) {
             DType::bf16);
   EXPECT_EQ(config("fp16: {enabled: false}\n").precision.precision, DType::f32);
   refused("precision: fp32\nbf16: {enabled: true}\n", "contradicts");
+  refused("precision: bfloat16\nfp16: {enabled: true}\n", "contradicts");
   refused("bf16: true\n", "expected settings");
+}
+
+TEST_F(Yaml, TheBlockFp16) {
+  const Config plain = config("fp16: {enabled: true}\n");
+  EXPECT_EQ(plain.precision, PrecisionConfig{.precision = DType::f16});
+  EXPECT_EQ(config("precision: fp16\n").precision, plain.precision);
+  const std::string all =
+      "fp16: {fp16: true, enabled: true, loss_scale: 0, loss_scale_window: 500, hysteresis: 4, "
+      "min_loss_scale: 0.5, initial_scale_power: 12, consecutive_hysteresis: true, auto_cast: "
+      "false}\n";
+  const PrecisionConfig p = config(all).precision;
+  EXPECT_EQ(p.precision, DType::f16);
+  EXPECT_EQ(p.loss_scale, 0);
+  EXPECT_EQ(p.loss_scale_window, 500);
+  EXPECT_EQ(p.hysteresis, 4);
+  EXPECT_EQ(p.min_loss_scale, 0.5);
+  EXPECT_EQ(p.initial_scale_power, 12);
+  EXPECT_TRUE(p.consecutive_hysteresis);
+  EXPECT_THAT(ini(all), HasSubstr("# fp16.auto_cast = false: loss scaling has no such option"));
+  EXPECT_EQ(config("fp16: {enabled: true, loss_scale: 128.0}\n").precision.loss_scale, 128);
+  EXPECT_EQ(config("fp16: {enabled: true, loss_scale: null}\n").precision.loss_scale, 0);
+  refused("fp16: {enabled: true, hysteresis: 0}\n", "fp16.hysteresis = 0");
+  refused("fp16: {enabled: true, loss_scale: -1}\n", "fp16.loss_scale = -1");
+  EXPECT_THAT(ini("bf16: {enabled: true, loss_scale: 8}\n"),
+              HasSubstr("# bf16.loss_scale = 8: bfloat16 needs no loss scaling"));
+
+  // Another precision on the command line takes the block's settings away.
+  ParsedCommand bf16;
+  bf16.config.precision.precision = DType::bf16;
+  bf16.origins["precision.precision"] = "command line";
+  const std::string text = ini_from_neox_yaml({file("run.yml", kModel + all)}, bf16);
+  EXPECT_EQ(parse_ini_text(text, "run.ini").precision, PrecisionConfig{.precision = DType::bf16});
+  EXPECT_THAT(text, HasSubstr("# initial_scale_power = 12: only fp16 needs loss scaling"));
 }
 
 TEST_F(Yaml, WordsOfYaml11) {

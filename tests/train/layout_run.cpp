@@ -113,6 +113,7 @@ void keep_worst(double& worst, double value) {
 }
 
 double relative(double value, double expected) {
+  if (value == expected) return 0.0;
   return std::abs(value - expected) / std::abs(expected);
 }
 
@@ -182,7 +183,9 @@ Config layout_config(const Layout& layout, const RunSize& size) {
   c.parallel.recompute_layers = layout.recompute == "first_n" ? 1 : 0;
   c.batch.train_batch_size = size.batch;
   c.batch.train_micro_batch_size_per_gpu = layout.micro_batch;
-  c.optimizer.gradient_clipping = 0.5;
+  c.parallel.gradient_reduce_dtype = size.exchange;
+  c.precision = size.precision;
+  c.optimizer.gradient_clipping = size.gradient_clipping;
   // Some gradients are nothing but rounding (key biases with learned positions): a larger epsilon
   // keeps AdamW from making steps of them.
   c.optimizer.type = layout.optimizer;
@@ -202,7 +205,11 @@ bool Difference::within_tolerance() const {
 // ---- a run --------------------------------------------------------------------------------------
 
 LayoutRun::LayoutRun(Communicator& group, const Layout& layout, const RunSize& size)
-    : group_(group), size_(size), config_(layout_config(layout, size)), engine_(group, config_) {
+    : group_(group),
+      size_(size),
+      config_(layout_config(layout, size)),
+      engine_(group, config_),
+      scaler_(config_.precision, scaler_state_) {
   engine_.initialise(99);
 }
 
@@ -240,12 +247,17 @@ void LayoutRun::train(int steps) try {
       for (std::int64_t t = 0; t < config_.model.seq_length; ++t)
         tokens += (t + sample) % 5 == 4 ? 0.0 : 1.0;
     }
-    const auto result =
-        engine_.train_step(batches, 1.0 / tokens, step_, learning_rate(config_.optimizer.type));
+    Engine::StepLimits limits;
+    limits.loss_scale = size_.loss_scale * scaler_.scale();
+    const auto result = engine_.train_step(batches, 1.0 / tokens, step_,
+                                           learning_rate(config_.optimizer.type), limits);
     double loss = result.loss_sum;
     group_.host_all_reduce(std::span(&loss, 1), ReduceOp::sum);
     losses_.push_back(loss / tokens);
-    norms_.push_back(result.grad_norm);
+    scales_.push_back(scaler_.scale());
+    const auto verdict = scaler_.end_step(result.loss, result.grad_norm);
+    require(verdict != LossScaler::Verdict::stop, "the loss scale cannot shrink any more");
+    norms_.push_back(verdict == LossScaler::Verdict::overflow ? -1.0 : result.grad_norm);
   }
 } catch (const std::exception& e) {
   std::fprintf(stderr, "rank %d, step %d: %s\n", group_.rank(), step_, e.what());
@@ -270,7 +282,7 @@ void LayoutRun::load(const std::string& directory) {
 
 // Every element is owned and counted by exactly one rank: the sum over all of them is the tensor.
 Reference LayoutRun::reference() {
-  Reference result{losses_, norms_, {}};
+  Reference result{losses_, norms_, scales_, {}};
   const Transformer whole(config_.model);
   for (ParameterId id = 0; id < whole.parameters().size(); ++id) {
     const ParameterSpec& spec = whole.parameters().spec(id);
@@ -348,6 +360,7 @@ Reference broadcast(Communicator& group, const Reference& reference, int root) {
   Reference result;
   result.losses = broadcast_values(group, reference.losses, root);
   result.norms = broadcast_values(group, reference.norms, root);
+  result.scales = broadcast_values(group, reference.scales, root);
   std::string names;
   for (const auto& [name, values] : reference.weights) names += name + '\n';
   names = group.host_broadcast(names, root);
