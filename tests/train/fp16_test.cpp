@@ -49,6 +49,24 @@ TEST_F(Fp16, ThePowerOfTwoIsTakenAwayExactlyOnce) {
   }
 }
 
+TEST_F(Fp16, EveryOptimizerTakesTheScaleAway) {
+  for (const char* type : {"lion", "sgd", "madgrad_wd", "lamb", "sm3"}) {
+    Layout where = layout(Family::neox);
+    where.optimizer = type;
+    const auto trained = [&](double loss_scale) {
+      RunSize size;
+      size.loss_scale = loss_scale;
+      LayoutRun run(*world_, where, size);
+      run.train(3);
+      return run.reference();
+    };
+    const Reference plain = trained(1.0), scaled = trained(4096.0);
+    EXPECT_EQ(plain.losses, scaled.losses) << type;
+    EXPECT_EQ(plain.norms, scaled.norms) << type;
+    EXPECT_TRUE(plain.weights == scaled.weights) << type;
+  }
+}
+
 TEST_F(Fp16, AnyScaleIsTakenAwayUpToRounding) {
   const Reference plain = trained({}, 4);
   RunSize size;
