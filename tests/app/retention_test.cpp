@@ -85,13 +85,13 @@ TEST_F(Keeping, HangingCommandIsEnded) {
 
 TEST_F(Keeping, AnotherOptimizersStateIsRefusedOrReplaced) {
   workspace_.run_ok(train(2, "--optimizer.type lion --train.train_iters 10"));
-  const auto refused = workspace_.run(train(2, "--optimizer.type sgd"));
+  const std::string sgd = "--optimizer.type sgd --optimizer.betas 0.9,0.999 ";
+  const auto refused = workspace_.run(train(2, sgd));
   EXPECT_EQ(refused.exit_code, 1);
   EXPECT_THAT(refused.err, HasSubstr("run/step0000000010.h5 holds the state of optimizer.type = "
                                      "lion (exp_avg), not of sgd (momentum_buffer)"));
   EXPECT_THAT(refused.err, HasSubstr("checkpoint.no_load_optim = true"));
-  const auto replaced =
-      workspace_.run_ok(train(2, "--optimizer.type sgd --checkpoint.no_load_optim"));
+  const auto replaced = workspace_.run_ok(train(2, sgd + "--checkpoint.no_load_optim"));
   EXPECT_THAT(replaced.err, HasSubstr("the optimizer starts with fresh state"));
   EXPECT_THAT(replaced.err, HasSubstr("resuming from run/step0000000010.h5"));
   const auto contents = workspace_.run_ok("neox_convert inspect run");

@@ -132,7 +132,7 @@ INSTANTIATE_TEST_SUITE_P(
                 {"FILE:2", "'gelo'", "one of gelu, gelu_tanh, silu"}},
         BadFile{"empty_choice", "[model]\nnorm =\n", {"FILE:2", "layernorm, rmsnorm"}},
         BadFile{"two_choices", "[model]\nactivation = gelu_fast gelu_new\n", {"FILE:2", "one of"}},
-        BadFile{"optimizer", "[optimizer]\ntype = sgd\n", {"FILE:2", "'sgd'", "adam"}},
+        BadFile{"optimizer", "[optimizer]\ntype = rmsprop\n", {"FILE:2", "'rmsprop'", "adam"}},
         BadFile{"decay_style",
                 "[schedule]\nlr_decay_style = step\n",
                 {"FILE:2", "constant, linear, cosine"}},
