@@ -16,7 +16,7 @@ namespace {
 
 // So that a few steps move the weights by far more than rounding.
 double learning_rate(const std::string& optimizer) {
-  return optimizer == "sgd" ? 0.3 : optimizer == "adam" || optimizer == "lion" ? 1e-3 : 1e-2;
+  return optimizer == "sgd" ? 0.3 : optimizer == "madgrad_wd" || optimizer == "sm3" ? 1e-2 : 1e-3;
 }
 
 // Blocks of sparse layers have 16 tokens.
