@@ -163,7 +163,7 @@ std::vector<Option> precision_options() {
       {.name = "min_loss_scale",
        .field = at<&PrecisionConfig::min_loss_scale>(),
        .doc = "With fp16: smallest dynamic loss scale; when it has to shrink further the run ends",
-       .range = {.min = 0, .max = kMaxLossScale, .above_min = true}},
+       .range = {.min = 1 / kMaxLossScale, .max = kMaxLossScale}},
   };
 }
 

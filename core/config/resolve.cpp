@@ -110,11 +110,15 @@ constexpr const char* kRecomputeLayers = "parallel.recompute_layers";
 constexpr const char* kCheckpointActivations = "parallel.checkpoint_activations";
 
 constexpr const char* kReduceDtype = "parallel.gradient_reduce_dtype";
+constexpr const char* kLossScale = "precision.loss_scale";
 constexpr const char* kInitialScale = "precision.initial_scale_power";
 constexpr const char* kMinScale = "precision.min_loss_scale";
-constexpr const char* kLossScaleOptions[] = {
-    "precision.loss_scale",        kInitialScale,          kMinScale,
-    "precision.loss_scale_window", "precision.hysteresis", "precision.consecutive_hysteresis"};
+constexpr const char* kLossScaleOptions[] = {kLossScale,
+                                             kInitialScale,
+                                             kMinScale,
+                                             "precision.loss_scale_window",
+                                             "precision.hysteresis",
+                                             "precision.consecutive_hysteresis"};
 
 void check_precision(const Config& config, Checker& c) {
   const PrecisionConfig& p = config.precision;
@@ -127,6 +131,8 @@ void check_precision(const Config& config, Checker& c) {
     c.check(config.parallel.gradient_reduce_dtype != DType::f16, kReduceDtype,
             "gradients without a loss scale vanish in fp16; use bf16 or fp32");
   }
+  c.check(p.loss_scale == 0 || p.loss_scale >= 1 / kMaxLossScale, kLossScale,
+          "expected 0 (dynamic), or at least 2 to the -64");
   if (p.scales_dynamically() &&
       std::ldexp(1.0, static_cast<int>(p.initial_scale_power)) < p.min_loss_scale) {
     c.problem(fmt::format("{} is above the scale that the run starts with, 2 to the {}",

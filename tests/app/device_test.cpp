@@ -152,6 +152,26 @@ TEST_P(WholeRun, TrainsAsTheCpuDoesInBfloat16) {
   EXPECT_LE(difference, 1e-2);
 }
 
+// Overflows of the first steps included: the scale has the same history.
+TEST_P(WholeRun, TrainsAsTheCpuDoesInFp16) {
+  const std::string fp16 =
+      "--precision.precision fp16 --precision.initial_scale_power 27 --train.train_iters 8 ";
+  workspace_.run_ok(train(1, fp16 + "--system.device cpu"), "cpu");
+  workspace_.run_ok(on_device(2, fp16 + "--parallel.zero_stage 1"), "device");
+  const std::vector<double> want = losses(workspace_, "cpu"), have = losses(workspace_, "device");
+  ASSERT_EQ(want.size(), 8u);
+  ASSERT_EQ(have.size(), 8u);
+  double difference = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    difference = std::max(difference, std::abs(have[i] - want[i]) / want[i]);
+  }
+  std::printf("    worst relative difference of losses %.1e\n", difference);
+  EXPECT_LE(difference, 1e-3);
+  const auto scales = metrics(workspace_, "cpu", {"train/loss_scale"});
+  EXPECT_LT(scales.back(), scales.front());
+  EXPECT_EQ(metrics(workspace_, "device", {"train/loss_scale"}), scales);
+}
+
 // A checkpoint knows nothing of the device that wrote it.
 TEST_P(WholeRun, ContinuesTheCpusRunAndTheCpuItsOwn) {
   workspace_.run_ok(train(1, "--system.device cpu --train.train_iters 4"), "cpu");

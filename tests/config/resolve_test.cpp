@@ -424,6 +424,8 @@ TEST(Resolve, LossScalingOnlyInFp16) {
   EXPECT_EQ(failure(c, 1), "");
   c.precision.loss_scale = 2 * kMaxLossScale;
   EXPECT_THAT(failure(c, 1), HasSubstr("precision.loss_scale"));
+  c.precision.loss_scale = 1e-30;
+  EXPECT_THAT(failure(c, 1), HasSubstr("at least 2 to the -64"));
   EXPECT_TRUE(PrecisionConfig{.precision = DType::f16}.scales_dynamically());
   EXPECT_FALSE((PrecisionConfig{.precision = DType::f16, .loss_scale = 8}).scales_dynamically());
   EXPECT_FALSE(PrecisionConfig{.precision = DType::bf16}.scales_loss());
