@@ -83,6 +83,7 @@ class Translation {
   void attention();
   void norms();
   void load();
+  void packing();
   void plain(const Key& key);
   void absent(const Key& key, const AbsentKey& entry);
   void unknown(const Key& key);

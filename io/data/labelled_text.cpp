@@ -1,0 +1,94 @@
+#include "io/data/labelled_text.h"
+
+#include <algorithm>
+
+#include "core/base/error.h"
+
+namespace neox {
+
+LabelledEncoder::LabelledEncoder(const Tokenizer& tokenizer, const LabelOptions& options,
+                                 bool append_eod)
+    : tokenizer_(tokenizer), options_(options), append_eod_(append_eod) {
+  require(!append_eod || tokenizer.eod_id().has_value(),
+          "--append-eod: the tokenizer has no end-of-document token (<|endoftext|>)");
+  if (options.source == LabelSource::conversations) template_.emplace_back(options.chat_template);
+  require(options.source != LabelSource::delimiter || !options.delimiter.empty(),
+          "the delimiter before which there is no loss has no tokens");
+  for (const std::int32_t id : options.delimiter) {
+    require(id >= 0 && id < tokenizer.vocab_size(),
+            "the delimiter's token {} is not in the vocabulary (0 … {})", id,
+            tokenizer.vocab_size() - 1);
+  }
+}
+
+void LabelledEncoder::add_piece(std::string_view text, bool trained, bool continues,
+                                LabelledTokens& out) const {
+  continues ? tokenizer_.encode_continuation(text, out.ids) : tokenizer_.encode(text, out.ids);
+  const std::size_t before = out.labels.size();
+  out.labels.resize(out.ids.size(), kNoLabel);
+  if (trained) {
+    std::copy(out.ids.begin() + static_cast<std::ptrdiff_t>(before), out.ids.end(),
+              out.labels.begin() + static_cast<std::ptrdiff_t>(before));
+  }
+}
+
+void LabelledEncoder::finish(LabelledTokens& out) const {
+  if (append_eod_) out.add(*tokenizer_.eod_id(), out.labels.back() >= 0);
+}
+
+void LabelledEncoder::mask_before_delimiter(std::size_t begin, LabelledTokens& out) const {
+  const auto first = out.ids.begin() + static_cast<std::ptrdiff_t>(begin);
+  const auto found =
+      std::search(first, out.ids.end(), options_.delimiter.begin(), options_.delimiter.end());
+  if (found == out.ids.end()) return;
+  const auto masked = (found - first) + static_cast<std::ptrdiff_t>(options_.delimiter.size());
+  std::fill_n(out.labels.begin() + static_cast<std::ptrdiff_t>(begin), masked, kNoLabel);
+}
+
+bool LabelledEncoder::add_text(std::string_view text, LabelledTokens& out) const {
+  if (text.empty()) return false;
+  const std::size_t before = out.ids.size();
+  for (const std::int32_t id : tokenizer_.prefix_ids()) out.add(id, true);
+  const std::size_t begin = out.ids.size();
+  add_piece(text, true, false, out);
+  if (out.ids.size() == begin) {  // the normalizer left nothing
+    out.ids.resize(before);
+    out.labels.resize(before);
+    return false;
+  }
+  for (const std::int32_t id : tokenizer_.suffix_ids()) out.add(id, true);
+  if (options_.source == LabelSource::delimiter) mask_before_delimiter(before, out);
+  finish(out);
+  return true;
+}
+
+bool LabelledEncoder::add_completion(std::string_view prompt, std::string_view completion,
+                                     LabelledTokens& out) const {
+  const std::size_t before = out.ids.size();
+  for (const std::int32_t id : tokenizer_.prefix_ids()) out.add(id, false);
+  add_piece(prompt, false, false, out);
+  const std::size_t begin = out.ids.size();
+  add_piece(completion, true, !prompt.empty(), out);
+  if (out.ids.size() == begin) {
+    out.ids.resize(before);
+    out.labels.resize(before);
+    return false;
+  }
+  for (const std::int32_t id : tokenizer_.suffix_ids()) out.add(id, true);
+  finish(out);
+  return true;
+}
+
+bool LabelledEncoder::add_conversation(std::span<const ChatMessage> messages,
+                                       LabelledTokens& out) const {
+  if (messages.empty()) return false;
+  bool continues = false;
+  for (const ChatSegment& segment : template_.front().render(messages, options_.chat)) {
+    add_piece(segment.text, segment.trained, continues, out);
+    continues = true;
+  }
+  finish(out);
+  return true;
+}
+
+}  // namespace neox
