@@ -21,19 +21,35 @@ LabelledEncoder::LabelledEncoder(const Tokenizer& tokenizer, const LabelOptions&
   }
 }
 
-void LabelledEncoder::add_piece(std::string_view text, bool trained, bool continues,
-                                LabelledTokens& out) const {
-  continues ? tokenizer_.encode_continuation(text, out.ids) : tokenizer_.encode(text, out.ids);
-  const std::size_t before = out.labels.size();
-  out.labels.resize(out.ids.size(), kNoLabel);
+// Labels of the tokens from `begin` on, which are new.
+void LabelledEncoder::label_from(std::size_t begin, bool trained, LabelledTokens& out) const {
+  if (!labels()) return;
   if (trained) {
-    std::copy(out.ids.begin() + static_cast<std::ptrdiff_t>(before), out.ids.end(),
-              out.labels.begin() + static_cast<std::ptrdiff_t>(before));
+    out.labels.insert(out.labels.end(), out.ids.begin() + static_cast<std::ptrdiff_t>(begin),
+                      out.ids.end());
+  } else {
+    out.labels.resize(out.ids.size(), kNoLabel);
   }
 }
 
+void LabelledEncoder::add_ids(std::span<const std::int32_t> ids, bool trained,
+                              LabelledTokens& out) const {
+  const std::size_t begin = out.ids.size();
+  out.ids.insert(out.ids.end(), ids.begin(), ids.end());
+  label_from(begin, trained, out);
+}
+
+void LabelledEncoder::add_piece(std::string_view text, bool trained, bool continues,
+                                LabelledTokens& out) const {
+  const std::size_t begin = out.ids.size();
+  continues ? tokenizer_.encode_continuation(text, out.ids) : tokenizer_.encode(text, out.ids);
+  label_from(begin, trained, out);
+}
+
 void LabelledEncoder::finish(LabelledTokens& out) const {
-  if (append_eod_) out.add(*tokenizer_.eod_id(), out.labels.back() >= 0);
+  if (!append_eod_) return;
+  const std::int32_t eod = *tokenizer_.eod_id();
+  add_ids({&eod, 1}, !labels() || out.labels.back() >= 0, out);
 }
 
 void LabelledEncoder::mask_before_delimiter(std::size_t begin, LabelledTokens& out) const {
@@ -48,15 +64,15 @@ void LabelledEncoder::mask_before_delimiter(std::size_t begin, LabelledTokens& o
 bool LabelledEncoder::add_text(std::string_view text, LabelledTokens& out) const {
   if (text.empty()) return false;
   const std::size_t before = out.ids.size();
-  for (const std::int32_t id : tokenizer_.prefix_ids()) out.add(id, true);
+  add_ids(tokenizer_.prefix_ids(), true, out);
   const std::size_t begin = out.ids.size();
   add_piece(text, true, false, out);
   if (out.ids.size() == begin) {  // the normalizer left nothing
     out.ids.resize(before);
-    out.labels.resize(before);
+    if (labels()) out.labels.resize(before);
     return false;
   }
-  for (const std::int32_t id : tokenizer_.suffix_ids()) out.add(id, true);
+  add_ids(tokenizer_.suffix_ids(), true, out);
   if (options_.source == LabelSource::delimiter) mask_before_delimiter(before, out);
   finish(out);
   return true;
@@ -65,16 +81,16 @@ bool LabelledEncoder::add_text(std::string_view text, LabelledTokens& out) const
 bool LabelledEncoder::add_completion(std::string_view prompt, std::string_view completion,
                                      LabelledTokens& out) const {
   const std::size_t before = out.ids.size();
-  for (const std::int32_t id : tokenizer_.prefix_ids()) out.add(id, false);
+  add_ids(tokenizer_.prefix_ids(), false, out);
   add_piece(prompt, false, false, out);
   const std::size_t begin = out.ids.size();
   add_piece(completion, true, !prompt.empty(), out);
   if (out.ids.size() == begin) {
     out.ids.resize(before);
-    out.labels.resize(before);
+    if (labels()) out.labels.resize(before);
     return false;
   }
-  for (const std::int32_t id : tokenizer_.suffix_ids()) out.add(id, true);
+  add_ids(tokenizer_.suffix_ids(), true, out);
   finish(out);
   return true;
 }

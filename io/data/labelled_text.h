@@ -29,15 +29,10 @@ struct LabelOptions {
       delimiter;  ///< token ids; documents without them have a loss everywhere
 };
 
-/// Tokens back to back with a label for each: the token itself, or kNoLabel. The labels are not
-/// shifted (the loader does that).
+/// Tokens back to back, and a label for each: the token itself, or kNoLabel. The labels are not
+/// shifted (the loader does that). Without a LabelSource there are none.
 struct LabelledTokens {
   std::vector<std::int32_t> ids, labels;
-
-  void add(std::int32_t id, bool trained) {
-    ids.push_back(id);
-    labels.push_back(trained ? id : kNoLabel);
-  }
 };
 
 /// Appends documents to LabelledTokens. Thread-safe. Each member returns false, having appended
@@ -58,6 +53,9 @@ class LabelledEncoder {
   bool add_conversation(std::span<const ChatMessage> messages, LabelledTokens& out) const;
 
  private:
+  bool labels() const { return options_.source != LabelSource::none; }
+  void add_ids(std::span<const std::int32_t> ids, bool trained, LabelledTokens& out) const;
+  void label_from(std::size_t begin, bool trained, LabelledTokens& out) const;
   void add_piece(std::string_view text, bool trained, bool continues, LabelledTokens& out) const;
   void finish(LabelledTokens& out) const;
   void mask_before_delimiter(std::size_t begin, LabelledTokens& out) const;
