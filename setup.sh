@@ -29,6 +29,7 @@ packages=(
   nlohmann-json3-dev libsimdjson-dev             # tokenizer.json; jsonl
   libyaml-cpp-dev                                # GPT-NeoX configurations
   libpcre2-dev libicu-dev                        # pre-tokenizer patterns; Unicode normal forms
+  libsentencepiece-dev                           # SentencePiece models
   libzstd-dev libarchive-dev                     # jsonl.zst; .gz, .zip, .tar
   libprotobuf-dev protobuf-compiler              # TensorBoard event files
   libgtest-dev libgmock-dev                      # tests

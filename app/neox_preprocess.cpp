@@ -1,5 +1,6 @@
 // Text to token files (Megatron's .bin/.idx), or text to a BPE vocabulary.
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -30,6 +31,9 @@ struct CommandLine {
   std::string train_tokenizer;  // the file to write; empty: no training
   BpeTrainerOptions trainer;
   bool split_lines = false;
+  std::string completion_key;  // with it, prompts and completions
+  std::string prompt_key;
+  std::string mask_before_token;  // "1,2,3"
 };
 
 constexpr const char* kUsage =
@@ -37,6 +41,10 @@ constexpr const char* kUsage =
     "\n"
     "  neox_preprocess --input FILE... --vocab-file tokenizer.json --output-prefix PREFIX\n"
     "      writes PREFIX_text_document.bin and .idx\n"
+    "  neox_preprocess --input FILE... --vocab-file ... --output-prefix PREFIX \\\n"
+    "      --prompt-key prompt --completion-key completion    or    --chat-template chatml\n"
+    "      for fine-tuning: also writes PREFIX_KEY_label_document, in which tokens without a loss\n"
+    "      are -100; give it to data.train_label_data_paths\n"
     "  neox_preprocess --input FILE... --train-tokenizer tokenizer.json --vocab-size N\n"
     "      learns a byte-level BPE of N tokens\n"
     "\n"
@@ -46,8 +54,8 @@ constexpr const char* kUsage =
 
 po::options_description describe(CommandLine& out) {
   const int threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  po::options_description input("Input", 100), tokens("Tokenizing", 100), train("Training", 100),
-      other("Other", 100), all;
+  po::options_description input("Input", 100), tokens("Tokenizing", 100),
+      tune("Fine-tuning data", 100), train("Training a tokenizer", 100), other("Other", 100), all;
   TextInputs& inputs = out.preprocess.inputs;
   input.add_options()  //
       ("input", po::value(&inputs.files)->multitoken()->value_name("FILE..."),
@@ -63,12 +71,31 @@ po::options_description describe(CommandLine& out) {
       ("output-prefix", po::value(&out.preprocess.output_prefix)->value_name("PREFIX"),
        "the files are PREFIX_KEY_document.bin and .idx")  //
       ("tokenizer-type", po::value(&out.tokenizer_type)->value_name("TYPE"),
-       "HFTokenizer, GPT2BPETokenizer or CharLevelTokenizer; default: what the files are")  //
+       "HFTokenizer, GPT2BPETokenizer, SPMTokenizer, TiktokenTokenizer or CharLevelTokenizer; "
+       "default: what the files are")  //
       ("vocab-file", po::value(&out.vocab_file)->value_name("FILE"),
-       "tokenizer.json, or GPT-2's vocab.json")                                             //
+       "tokenizer.json, GPT-2's vocab.json, a .model or a .tiktoken file")                  //
       ("merge-file", po::value(&out.merge_file)->value_name("FILE"), "GPT-2's merges.txt")  //
       ("append-eod", po::bool_switch(&out.preprocess.append_eod),
        "end every document with <|endoftext|>");
+  LabelOptions& labels = out.preprocess.labels;
+  tune.add_options()  //
+      ("prompt-key", po::value(&out.prompt_key)->value_name("KEY"),
+       "jsonl key of a text without a loss")  //
+      ("completion-key", po::value(&out.completion_key)->value_name("KEY"),
+       "jsonl key of the text that follows it and has a loss; the files are PREFIX_text_...")  //
+      ("chat-template", po::value(&labels.chat_template)->value_name("NAME"),
+       ("conversations: [{\"role\": ..., \"content\": ...}, ...] under key messages; written as " +
+        ChatTemplate::names())
+           .c_str())  //
+      ("generation-role",
+       po::value(&labels.chat.generation_role)->default_value("assistant")->value_name("ROLE"),
+       "whose turns have a loss")  //
+      ("only-last", po::bool_switch(&labels.chat.only_last),
+       "only the last turn of a conversation has a loss")                                  //
+      ("no-mask", po::bool_switch(&labels.chat.all), "the whole conversation has a loss")  //
+      ("mask-before-token", po::value(&out.mask_before_token)->value_name("ID,ID,..."),
+       "no loss up to the first occurrence of these tokens, which are a delimiter");
   train.add_options()  //
       ("train-tokenizer", po::value(&out.train_tokenizer)->value_name("FILE"),
        "learn a byte-level BPE and write it here as tokenizer.json")  //
@@ -80,7 +107,7 @@ po::options_description describe(CommandLine& out) {
        po::value(&out.trainer.special_tokens)->multitoken()->value_name("TOKEN..."),
        "ids 0, 1, ... (default: <|endoftext|>)");
   other.add_options()("help,h", "this text")("version", "the version");
-  all.add(input).add(tokens).add(train).add(other);
+  all.add(input).add(tokens).add(tune).add(train).add(other);
   return all;
 }
 
@@ -99,6 +126,49 @@ std::string unescape(const std::string& text) {
   return out;
 }
 
+std::vector<std::int32_t> token_ids(const std::string& text) {
+  std::vector<std::int32_t> ids;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const char *first = text.data() + begin, *last = text.data() + end;
+    std::int32_t id = -1;
+    const auto [rest, error] = std::from_chars(first, last, id);
+    require(error == std::errc() && rest == last && id >= 0,
+            "--mask-before-token {}: expected token ids as in 13,4521", text);
+    ids.push_back(id);
+    begin = end + 1;
+  }
+  return ids;
+}
+
+// What the options for fine-tuning data ask for.
+void choose_labels(CommandLine& line, const po::variables_map& given) {
+  LabelOptions& labels = line.preprocess.labels;
+  const auto has = [&](const char* name) { return given.count(name) != 0; };
+  const bool pairs = has("prompt-key") || has("completion-key"), chat = has("chat-template");
+  const bool delimiter = has("mask-before-token");
+  require(pairs + chat + delimiter <= 1,
+          "--completion-key, --chat-template and --mask-before-token exclude each other");
+  require(
+      chat || (given["generation-role"].defaulted() && !labels.chat.only_last && !labels.chat.all),
+      "--generation-role, --only-last and --no-mask go with --chat-template");
+  require(!(labels.chat.only_last && labels.chat.all),
+          "--only-last and --no-mask exclude each other");
+  require(!pairs || (has("prompt-key") && has("completion-key")),
+          "--prompt-key and --completion-key belong together");
+  require(!pairs || !has("jsonl-keys"), "--jsonl-keys does not go with --completion-key");
+  if (pairs) {
+    labels.source = LabelSource::prompt_completion;
+    line.preprocess.inputs.keys = {line.prompt_key, line.completion_key};
+  } else if (chat) {
+    labels.source = LabelSource::conversations;
+    if (!has("jsonl-keys")) line.preprocess.inputs.keys = {"messages"};
+  } else if (delimiter) {
+    labels.source = LabelSource::delimiter;
+    labels.delimiter = token_ids(line.mask_before_token);
+  }
+}
+
 void check(CommandLine& line, const po::variables_map& given) {
   require(!line.preprocess.inputs.files.empty(), "--input is missing (--help explains)");
   const bool training = given.count("train-tokenizer") != 0;
@@ -108,12 +178,14 @@ void check(CommandLine& line, const po::variables_map& given) {
     }
   };
   only(!training,
-       {"output-prefix", "tokenizer-type", "vocab-file", "merge-file", "document-separator"},
+       {"output-prefix", "tokenizer-type", "vocab-file", "merge-file", "document-separator",
+        "prompt-key", "completion-key", "chat-template", "generation-role", "mask-before-token"},
        "does not go with --train-tokenizer");
   only(training, {"vocab-size", "min-frequency", "special-tokens"},
        "goes with --train-tokenizer only");
   require(!training || !(line.preprocess.append_eod || line.split_lines),
           "--append-eod and --split-lines do not go with --train-tokenizer");
+  choose_labels(line, given);
   require(!training || !line.train_tokenizer.empty(), "--train-tokenizer: the file name is empty");
   for (const std::string& input : line.preprocess.inputs.files) {
     std::error_code ignored;
@@ -186,10 +258,28 @@ void run_preprocess(const CommandLine& line) {
              done.empty_documents == 0 ? ""
                                        : fmt::format("; {} empty documents left out",
                                                      format_grouped(done.empty_documents)));
-  for (const std::string& key : line.preprocess.inputs.keys) {
-    fmt::print("wrote {}_{}_document.{{bin,idx}} ({}, vocabulary {})\n",
-               line.preprocess.output_prefix, key, name_of(token_dtype(tokenizer->vocab_size())),
-               tokenizer->vocab_size());
+  const LabelOptions& labels = line.preprocess.labels;
+  const bool pairs = labels.source == LabelSource::prompt_completion;
+  for (const std::string& key :
+       pairs ? std::vector<std::string>{"text"} : line.preprocess.inputs.keys) {
+    const std::string prefix = fmt::format("{}_{}", line.preprocess.output_prefix, key);
+    fmt::print("wrote {}_document.{{bin,idx}} ({}, vocabulary {})\n", prefix,
+               name_of(token_dtype(tokenizer->vocab_size())), tokenizer->vocab_size());
+    if (labels.source != LabelSource::none) {
+      fmt::print("wrote {}_label_document.{{bin,idx}}\n", prefix);
+    }
+  }
+  if (labels.source != LabelSource::none) {
+    fmt::print("{} of {} tokens have a loss; {} documents have none that has\n",
+               format_grouped(done.labels), format_grouped(done.tokens),
+               format_grouped(done.without_labels));
+  }
+  if (labels.source == LabelSource::conversations) {
+    for (const std::string_view marker : ChatTemplate(labels.chat_template).markers()) {
+      if (tokenizer->token_to_id(marker)) continue;
+      fmt::print(stderr, "warning: the tokenizer has no token {}: it was encoded as text\n",
+                 marker);
+    }
   }
 }
 

@@ -196,9 +196,13 @@ struct DataConfig {
   std::string split = "969,30,1";
   std::vector<std::string> train_data_paths, valid_data_paths, test_data_paths;
   std::vector<double> train_data_weights, valid_data_weights, test_data_weights;
+  std::vector<std::string> train_label_data_paths, valid_label_data_paths, test_label_data_paths;
   bool weight_by_num_documents = false;
   double weighted_sampler_alpha = 1.0;
-  std::int64_t eod_token = -1;  // -1: the tokenizer's
+  std::string pack_impl = "packed";     // packed pack_until_overflow unpacked
+  bool allow_chopped = true;            // not packed: documents that are too long are cut
+  std::string when_changed = "refuse";  // refuse restart continue: the data of a resumed run
+  std::int64_t eod_token = -1;          // -1: the tokenizer's
   bool eod_mask_loss = false;
   bool mask_documents = false;
   bool reset_positions = false;
@@ -212,7 +216,7 @@ struct DataConfig {
 
 /// [tokenizer]
 struct TokenizerConfig {
-  std::string tokenizer_type = "HFTokenizer";  // HFTokenizer GPT2BPETokenizer CharLevelTokenizer
+  std::string tokenizer_type = "HFTokenizer";  // kTokenizers (options_io.cpp)
   std::string vocab_file;
   std::string merge_file;
 

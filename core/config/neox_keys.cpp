@@ -6,7 +6,7 @@ const std::string_view kTranslatedKeys =
     "precision fp16 bf16 optimizer zero_optimization activation bias_gelu_fusion mlp_type "
     "intermediate_size expansion_factor mlp_multiple_of attention_config sparsity_config load norm "
     "use_bias_in_norms "
-    "use_qk_layernorm";
+    "use_qk_layernorm allow_chopped";
 
 namespace {
 
@@ -28,7 +28,8 @@ constexpr SameKeys kSame[] = {
     {"data",
      "data_path split train_data_paths valid_data_paths test_data_paths train_data_weights "
      "valid_data_weights test_data_weights weight_by_num_documents weighted_sampler_alpha "
-     "eod_mask_loss mmap_warmup"},
+     "train_label_data_paths valid_label_data_paths test_label_data_paths pack_impl eod_mask_loss "
+     "mmap_warmup"},
     {"tokenizer", "tokenizer_type vocab_file merge_file"},
     {"checkpoint",
      "save checkpoint_scale checkpoint_factor save_interval=checkpoint_factor extra_save_iters "
@@ -50,7 +51,7 @@ constexpr std::string_view kMamba = "Mamba is not supported";
 constexpr std::string_view kRwkv = "RWKV is not supported";
 constexpr std::string_view kEngine = "Transformer Engine is not used";
 constexpr std::string_view kPostTraining = "only language modelling is trained";
-constexpr std::string_view kLabels = "label, reward and pairwise data are not supported";
+constexpr std::string_view kLabels = "reward and pairwise data are not supported";
 constexpr std::string_view kMonitor = "metrics go to JSON lines and TensorBoard files";
 constexpr std::string_view kDeepSpeed = "a DeepSpeed setting without counterpart";
 constexpr std::string_view kExact = "runs repeat exactly in any case";
@@ -164,9 +165,6 @@ constexpr AbsentKey kAbsent[] = {
     {"curriculum_seqlen", kAny, kDerived},
     {"char_level_ppl", kAny, "not reported"},
     // data
-    {"train_label_data_paths", "null|[]", kLabels},
-    {"valid_label_data_paths", "null|[]", kLabels},
-    {"test_label_data_paths", "null|[]", kLabels},
     {"train_reward_data_paths", "null|[]", kLabels},
     {"valid_reward_data_paths", "null|[]", kLabels},
     {"test_reward_data_paths", "null|[]", kLabels},
@@ -183,8 +181,6 @@ constexpr AbsentKey kAbsent[] = {
     {"neg_valid_label_data_paths", "null|[]", kLabels},
     {"neg_test_label_data_paths", "null|[]", kLabels},
     {"data_impl", "mmap|infer|null", "only mmap token files are read"},
-    {"pack_impl", "packed|null", "samples are packed"},
-    {"allow_chopped", kAny, "only read with pack_impl = unpacked"},
     {"dataset_impl", "gpt2|null", kPostTraining},
     {"train_impl", "normal|null", kPostTraining},
     {"use_shared_fs", kAny, "see data.index_cache_dir"},

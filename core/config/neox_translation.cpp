@@ -34,6 +34,7 @@ void Translation::run() {
   attention();
   norms();
   load();
+  packing();
   for (const auto& [name, key] : keys_) plain(key);
   defaults();
 }
@@ -224,6 +225,16 @@ void Translation::load() {
     return comment("load", key->value, "a run continues from checkpoint.save by itself");
   }
   set(*key, "checkpoint.load", key->value);
+}
+
+void Translation::packing() {
+  const auto chopped = take("allow_chopped");
+  if (!chopped) return;
+  const YAML::Node* packing = look("pack_impl");
+  if (packing == nullptr || text_of(*packing) == "packed") {
+    return comment("allow_chopped", chopped->value, "not read with pack_impl = packed");
+  }
+  set(*chopped, "data.allow_chopped", chopped->value);
 }
 
 // ---- the rest -----------------------------------------------------------------------------------

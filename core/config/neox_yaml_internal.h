@@ -89,6 +89,7 @@ class Translation {
   void block_patterns(const Key& key, bool local, bool fixed);
   void norms();
   void load();
+  void packing();
   void plain(const Key& key);
   void absent(const Key& key, const AbsentKey& entry);
   void unknown(const Key& key);

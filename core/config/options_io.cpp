@@ -13,7 +13,19 @@ namespace {
 constexpr Choice kTokenizers[] = {
     {"HFTokenizer", "vocab_file is a Hugging Face tokenizer.json (byte-level BPE)"},
     {"GPT2BPETokenizer", "vocab_file is vocab.json, merge_file is merges.txt"},
+    {"SPMTokenizer", "vocab_file is a SentencePiece model (.model)"},
+    {"TiktokenTokenizer", "vocab_file is a .tiktoken file: r50k, cl100k, o200k or llama3"},
     {"CharLevelTokenizer", "bytes; no files; 512 ids, end of document 0"}};
+
+constexpr Choice kPackings[] = {
+    {"packed", "documents are laid end to end and cut every seq_length tokens"},
+    {"pack_until_overflow", "whole documents until the next does not fit, then padding"},
+    {"unpacked", "one document, then padding"}};
+
+constexpr Choice kWhenChanged[] = {
+    {"refuse", "stop and say what changed"},
+    {"restart", "go on from the first sample of the new data; steps, schedule and optimizer go on"},
+    {"continue", "go on from the same place in the new order of samples, as GPT-NeoX does"}};
 
 constexpr Choice kScales[] = {{"linear", "at every multiple of checkpoint_factor"},
                               {"log", "at step int(checkpoint_factor^k), k = 0, 1, 2, ..."}};
@@ -90,6 +102,18 @@ std::vector<Option> data_options() {
        .doc = "Share of each test path; normalised",
        .default_means = "equal",
        .range = kPositive},
+      {.name = "train_label_data_paths",
+       .field = at<&DataConfig::train_label_data_paths>(),
+       .doc = "Prefixes of labels, one for each training path; negative labels have no loss",
+       .default_means = "the labels are the tokens"},
+      {.name = "valid_label_data_paths",
+       .field = at<&DataConfig::valid_label_data_paths>(),
+       .doc = "Prefixes of labels, one for each validation path",
+       .default_means = "the labels are the tokens"},
+      {.name = "test_label_data_paths",
+       .field = at<&DataConfig::test_label_data_paths>(),
+       .doc = "Prefixes of labels, one for each test path",
+       .default_means = "the labels are the tokens"},
       {.name = "weight_by_num_documents",
        .field = at<&DataConfig::weight_by_num_documents>(),
        .doc = "Weights from the documents of each path instead of the weight lists"},
@@ -97,6 +121,18 @@ std::vector<Option> data_options() {
        .field = at<&DataConfig::weighted_sampler_alpha>(),
        .doc = "Exponent of weight_by_num_documents; below 1 favours small sets",
        .range = kNotNegative},
+      {.name = "pack_impl",
+       .field = at<&DataConfig::pack_impl>(),
+       .doc = "How documents become samples",
+       .choices = kPackings},
+      {.name = "allow_chopped",
+       .field = at<&DataConfig::allow_chopped>(),
+       .doc = "Not packed: keep the beginning of documents longer than a sample; false leaves them "
+              "out"},
+      {.name = "when_changed",
+       .field = at<&DataConfig::when_changed>(),
+       .doc = "A run that resumes with data other than its checkpoint's",
+       .choices = kWhenChanged},
       {.name = "eod_token",
        .field = at<&DataConfig::eod_token>(),
        .doc = "Token that ends a document",
@@ -138,7 +174,7 @@ std::vector<Option> tokenizer_options() {
        .choices = kTokenizers},
       {.name = "vocab_file",
        .field = at<&TokenizerConfig::vocab_file>(),
-       .doc = "tokenizer.json or vocab.json"},
+       .doc = "tokenizer.json, vocab.json, or a .model or .tiktoken file"},
       {.name = "merge_file",
        .field = at<&TokenizerConfig::merge_file>(),
        .doc = "merges.txt of GPT2BPETokenizer"},

@@ -380,6 +380,19 @@ void check_data(const DataConfig& d, Checker& c) {
   weights("train", d.train_data_weights, d.train_data_paths);
   weights("valid", d.valid_data_weights, d.valid_data_paths);
   weights("test", d.test_data_weights, d.test_data_paths);
+  const auto labels = [&](const char* which, const std::vector<std::string>& label,
+                          const std::vector<std::string>& paths) {
+    if (label.empty() || label.size() == paths.size()) return;
+    const std::string key = fmt::format("data.{}_label_data_paths", which);
+    c.problem(fmt::format("{}: {} paths of labels for {} in data.{}_data_paths; give one each{}",
+                          c.quote(key), label.size(), paths.size(), which,
+                          d.data_path.empty() ? "" : " (data.data_path takes no labels)"));
+  };
+  labels("train", d.train_label_data_paths, d.train_data_paths);
+  labels("valid", d.valid_label_data_paths, d.valid_data_paths);
+  labels("test", d.test_label_data_paths, d.test_data_paths);
+  c.check(d.allow_chopped || d.pack_impl != "packed", "data.allow_chopped",
+          "needs data.pack_impl = pack_until_overflow or unpacked; packed cuts every document");
   if (d.weight_by_num_documents && !d.train_data_weights.empty()) {
     c.problem(fmt::format("{} would replace data.train_data_weights; leave one of them out",
                           c.quote("data.weight_by_num_documents")));

@@ -36,7 +36,7 @@ BatchSizes batch_sizes(const BatchConfig& config) {
   return {config.train_batch_size, {rampup.at(0), rampup.at(1), rampup.at(2)}};
 }
 
-RunData open_run_data(const Config& config) {
+RunData open_run_data(const Config& config, std::int64_t first) {
   const DataConfig& d = config.data;
   TokenDatasetOptions options;
   options.seq_length = config.model.seq_length;
@@ -44,7 +44,11 @@ RunData open_run_data(const Config& config) {
   options.vocab_size = config.model.vocab_size;
   options.cache_dir = d.index_cache_dir;
   options.warm_up = d.mmap_warmup;
-  const std::int64_t train_samples = batch_sizes(config.batch).after(0, config.train.train_iters);
+  options.packing = packing_from_name(d.pack_impl);
+  options.allow_chopped = d.allow_chopped;
+  // At least one: a run may stand at its end.
+  const std::int64_t train_samples = std::max<std::int64_t>(
+      1, batch_sizes(config.batch).after(0, config.train.train_iters) - first);
   const std::int64_t valid_samples =
       wants_validation(config) ? config.train.eval_iters * config.batch.train_batch_size : 0;
   RunData data;
@@ -56,19 +60,22 @@ RunData open_run_data(const Config& config) {
   }
   require(!d.train_data_paths.empty(),
           "no training data: set data.data_path, or data.train_data_paths");
-  const auto blend = [&](const std::vector<std::string>& paths,
-                         const std::vector<double>& weights) {
+  const auto blend = [&](const std::vector<std::string>& paths, const std::vector<double>& weights,
+                         const std::vector<std::string>& labels) {
     BlendSpec spec;
     spec.paths = paths;
     spec.weights = weights;
+    spec.label_paths = labels;
     spec.weight_by_num_documents = d.weight_by_num_documents;
     spec.alpha = d.weighted_sampler_alpha;
     return spec;
   };
-  data.train.emplace(DataPart::train, blend(d.train_data_paths, d.train_data_weights),
+  data.train.emplace(DataPart::train,
+                     blend(d.train_data_paths, d.train_data_weights, d.train_label_data_paths),
                      train_samples, options);
   if (valid_samples > 0 && !d.valid_data_paths.empty()) {
-    data.valid.emplace(DataPart::valid, blend(d.valid_data_paths, d.valid_data_weights),
+    data.valid.emplace(DataPart::valid,
+                       blend(d.valid_data_paths, d.valid_data_weights, d.valid_label_data_paths),
                        valid_samples, options);
   }
   return data;
@@ -87,10 +94,11 @@ std::vector<SampleRange> skipped_samples(const Config& config, const RunData& da
 }
 
 BatchLoader open_train_loader(const Config& config, const RunData& data, const DataPosition& start,
-                              std::int64_t steps, std::span<const SampleRange> rewound,
-                              const Communicator& group) {
+                              std::int64_t first, std::int64_t steps,
+                              std::span<const SampleRange> rewound, const Communicator& group) {
   const BatchSizes sizes = batch_sizes(config.batch);
   BatchLoaderOptions options = loader_options(config, sizes, group, steps);
+  options.consumed_before = first;
   options.skipped = skipped_samples(config, data, rewound);
   if (!options.skipped.empty()) {
     const std::int64_t needed = sizes.after(start.consumed_samples, steps) - start.consumed_samples;

@@ -221,8 +221,10 @@ HfTokenIds export_tokenizer(const TokenizerConfig& tokenizer, const ModelConfig&
                          : fmt::format("the tokenizer {} is not there any more", vocab);
     return ids;
   }
-  const bool two_files = !merges.empty();
-  copy_to(vocab, fs::path(to) / (two_files ? "vocab.json" : "tokenizer.json"));
+  const bool two_files = !merges.empty(), json = two_files || vocab.ends_with(".json");
+  copy_to(vocab, fs::path(to) / (two_files ? "vocab.json"
+                                 : json    ? "tokenizer.json"
+                                           : "tokenizer.model"));
   if (two_files) copy_to(merges, fs::path(to) / "merges.txt");
   try {
     const auto loaded = load_tokenizer(tokenizer.tokenizer_type, vocab, merges);
@@ -230,7 +232,7 @@ HfTokenIds export_tokenizer(const TokenizerConfig& tokenizer, const ModelConfig&
     if (ids.eos < 0) ids.eos = known.eos;
     if (ids.bos < 0) ids.bos = known.bos;
     const fs::path config = fs::path(to) / "tokenizer_config.json";
-    if (!is_there(config) && !two_files) {
+    if (!is_there(config) && json && !two_files) {
       write_text_file(config.string(), tokenizer_config_text(*loaded, model));
     }
   } catch (const Error& error) {

@@ -255,6 +255,12 @@ CheckpointInfo checkpoint_info(const Config& config, const ModelConfig& model,
                           {"consumed_samples", progress.consumed_samples},
                           {"consumed_tokens", progress.consumed_tokens},
                           {"next_sample", progress.next_sample}};
+  if (!progress.data.content.empty()) {
+    Attributes& data = info.groups["/data"];
+    data["content"] = progress.data.content;
+    data["order"] = progress.data.order;
+    data["first"] = progress.data.first;
+  }
   add_guards(progress.guards, info);
   add_loss_scaler(progress.loss_scaler, info);
   // Counter-based: the seeds and the step are the whole state of every generator.
@@ -382,10 +388,15 @@ Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optim
   const auto& info = reader.info();
   // Checkpoints of before there were skipped samples have no position of its own.
   const auto next = find_attribute<std::int64_t>(reader, "/data", "next_sample");
+  DataMark data;
+  data.content = find_attribute<std::string>(reader, "/data", "content").value_or("");
+  data.order = find_attribute<std::string>(reader, "/data", "order").value_or("");
+  data.first = find_attribute<std::int64_t>(reader, "/data", "first").value_or(0);
   return {info.step,
           info.consumed_samples,
           info.consumed_tokens,
           next.value_or(info.consumed_samples),
+          std::move(data),
           read_guards(reader),
           read_loss_scaler(reader)};
 }

@@ -10,6 +10,7 @@
 #include "core/model/transformer.h"
 #include "core/optim/loss_scaler.h"
 #include "core/optim/optimizer.h"
+#include "core/train/data_change.h"
 #include "core/train/guard_state.h"
 #include "io/checkpoint/checkpoint.h"
 
@@ -23,6 +24,7 @@ struct Progress {
   /// Position in the order of samples from which on they are taken: consumed_samples, and as many
   /// more as were left out (data.skip_sample_ranges, rewinds).
   std::int64_t next_sample = 0;
+  DataMark data{};
   GuardState guards{};
   LossScalerState loss_scaler{};
 

@@ -93,6 +93,29 @@ void Trainer::check_input() const {
   check_equal(world_, facts);
 }
 
+void Trainer::settle_data(const Config& stored) {
+  const DataDecision decision =
+      decide(progress_.data, data_, progress_.consumed_samples, stored, config_);
+  if (decision.first != data_first_) {
+    Activity::set_unlimited("opening the data");
+    data_ = open_run_data(config_, decision.first);
+    data_first_ = decision.first;
+    Activity::set_unlimited("initialising");
+  }
+  if (!decision.warning.empty() && world_.rank() == 0) log_warning("{}", decision.warning);
+  DataMark now = mark_of(data_, data_first_);
+  if (decision.restarts) {
+    progress_.next_sample = 0;
+    progress_.guards.rewound_samples.clear();
+  } else if (decision.warning.empty() && !progress_.data.order.empty() &&
+             progress_.data.order != now.order && world_.rank() == 0) {
+    log_warning(
+        "the samples have another order than in the checkpoint, because the run now needs another "
+        "number of them (train.train_iters, batch.train_batch_size): some come twice, some never");
+  }
+  progress_.data = std::move(now);
+}
+
 void Trainer::start() {
   const CheckpointConfig& c = config_.checkpoint;
   if (c.iteration < 0 && !c.save.empty() && resume_from(c.save, LoadScope::everything)) return;
@@ -110,6 +133,7 @@ void Trainer::start() {
     return;
   }
   engine_->initialise(static_cast<std::uint64_t>(config_.train.seed_init));
+  settle_data(config_);
 }
 
 bool Trainer::resume_from(const std::string& directory, LoadScope scope) {
@@ -132,6 +156,7 @@ bool Trainer::resume_from(const std::string& directory, LoadScope scope) {
                           ? open_step(world_, directory, config_.checkpoint.iteration, load)
                           : open_newest(world_, directory, load);
   if (reader == nullptr) return false;
+  settle_data(stored_config(*reader));
   resumed_from_ = reader->path();
   if (saver_ && directory == config_.checkpoint.save) saver_->set_saved(progress_.step);
   log_info("{} {} (step {}, {} samples)",
@@ -192,10 +217,12 @@ Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr) {
   std::int64_t tokens = batch.loss_tokens;
   Activity::set("batch agreement", progress_.step + 1);
   engine_->topology().data().host_all_reduce(std::span(&tokens, 1), ReduceOp::sum);
-  // A batch that is masked as a whole has no loss and no gradient.
+  // A batch that is masked as a whole has no loss and no gradient: momentum and weight decay alone
+  // must not change the weights either.
   const double scale = tokens > 0 ? 1.0 / static_cast<double>(tokens) : 0.0;
   Engine::StepLimits limits = guard_->limits();
   limits.loss_scale = scaler_->scale();
+  if (tokens == 0) limits.loss = -1.0;
   const Engine::StepResult mine =
       engine_->train_step(batch.micro_batches, scale, progress_.step, lr, limits);
   const bool job_ends =
@@ -246,6 +273,15 @@ bool Trainer::check_loss_scale(const StepResult& result) {
 }
 
 bool Trainer::check_step(const StepResult& result) {
+  if (result.tokens == 0) {
+    ++progress_.guards.skipped_steps;
+    if (world_.rank() == 0) {
+      log_warning(
+          "step {}: no token of the batch has a label that counts: weights were not changed",
+          progress_.step);
+    }
+    return true;
+  }
   if (check_loss_scale(result)) return true;
   StepGuard::Questions questions;
   questions.non_finite = [&] {
@@ -278,6 +314,8 @@ void Trainer::rewind() {
   require(reader != nullptr,
           "the checkpoint of step {} in {}, to which the run is to go back, is gone",
           saver_->saved_step(), config_.checkpoint.save);
+  loader_.reset();  // it reads the data, which may be opened anew
+  settle_data(stored_config(*reader));
   saver_->set_saved(progress_.step);
   const std::vector<SampleRange> left_out =
       SampleOrder(data_.train->size(), {}).samples_of(progress_.next_sample, before.next_sample);
@@ -296,10 +334,11 @@ void Trainer::rewind() {
   log_->activity("");
 }
 
-BatchLoader Trainer::open_loader() const {
-  return open_train_loader(config_, data_, {progress_.consumed_samples, progress_.next_sample},
-                           config_.train.train_iters - progress_.step,
-                           progress_.guards.rewound_samples, engine_->topology().data());
+void Trainer::open_loader() {
+  loader_.emplace(open_train_loader(config_, data_,
+                                    {progress_.consumed_samples, progress_.next_sample},
+                                    data_first_, config_.train.train_iters - progress_.step,
+                                    progress_.guards.rewound_samples, engine_->topology().data()));
 }
 
 double Trainer::evaluate() {
@@ -317,7 +356,11 @@ double Trainer::evaluate() {
   }
   world_.host_all_reduce(std::span<double>(sums), ReduceOp::sum);
   log_->activity("");
-  return sums[1] > 0.0 ? sums[0] / sums[1] : 0.0;
+  require(sums[1] > 0.0,
+          "no token of the {} validation samples has a label that counts: give other "
+          "valid_label_data_paths, or set train.eval_iters = 0",
+          steps * config_.batch.train_batch_size);
+  return sums[0] / sums[1];
 }
 
 void Trainer::save() {
@@ -379,11 +422,11 @@ StopReason Trainer::run_steps() {
     return StopReason::finished;
   }
   first_step_ = progress_.step;
-  BatchLoader loader = open_loader();
+  open_loader();
   while (progress_.step < last) {
-    const StepResult result = next_step(loader, schedule);
+    const StepResult result = next_step(schedule);
     if (!check_step(result)) {
-      loader = open_loader();
+      open_loader();
       continue;
     }
     report_step(result);
@@ -398,13 +441,13 @@ StopReason Trainer::run_steps() {
   return StopReason::finished;
 }
 
-Trainer::StepResult Trainer::next_step(BatchLoader& loader, const LrSchedule& schedule) {
+Trainer::StepResult Trainer::next_step(const LrSchedule& schedule) {
   const auto begin = std::chrono::steady_clock::now();
   if (profiler_) profiler_->begin_step();
   if (window_) window_->begin_step(progress_.step + 1);
   if (stragglers_) stragglers_->begin_step();
   Activity::set("reading data", progress_.step + 1);
-  const StepBatch& batch = loader.next();
+  const StepBatch& batch = loader_->next();
   const double waited = seconds_since(begin);
   const double lr = schedule.at(progress_.schedule_steps());
   StepResult result = train_step(batch, lr);

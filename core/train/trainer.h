@@ -72,6 +72,8 @@ class Trainer {
   Device choose_run_device(Communicator& node) const;
   void check_input() const;
   void start();
+  /// After loading: opens other data than the checkpoint's at the right place, or refuses it.
+  void settle_data(const Config& stored);
   bool resume_from(const std::string& directory, LoadScope scope);
   void print_summary() const;
   StepResult train_step(const StepBatch& batch, double lr);
@@ -82,10 +84,10 @@ class Trainer {
   /// True: the loss scaler skipped the step.
   bool check_loss_scale(const StepResult& result);
   void rewind();
-  BatchLoader open_loader() const;
+  void open_loader();
   StopReason run_steps();
   /// Data, computation, update; the run stands at the next step then.
-  StepResult next_step(BatchLoader& loader, const LrSchedule& schedule);
+  StepResult next_step(const LrSchedule& schedule);
   void report_step(const StepResult& result);
   /// Checks, saves, validates; a reason to leave, when there is one.
   std::optional<StopReason> between_steps(const StepResult& result);
@@ -101,6 +103,8 @@ class Trainer {
   Config config_;
   std::string config_text_;
   RunData data_;
+  std::int64_t data_first_ = 0;              // what data_ was opened with
+  std::optional<BatchLoader> loader_;        // reads data_; none outside run_steps
   std::optional<DeviceWorld> device_world_;  // what tensors travel through
   std::optional<Engine> engine_;
   std::unique_ptr<TrainingLog> log_;

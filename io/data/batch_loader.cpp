@@ -36,7 +36,10 @@ void check(const TokenDataset& dataset, const BatchLoaderOptions& o, const DataP
   require((!o.eod_mask_loss && !o.find_documents) || o.eod >= 0,
           "{} needs an end-of-document token, and the tokenizer has none",
           o.eod_mask_loss ? "eod_mask_loss" : "the search for documents");
-  const std::int64_t have = dataset.size();
+  require(0 <= o.consumed_before && o.consumed_before <= consumed,
+          "{} samples were consumed, and {} of them before this dataset", consumed,
+          o.consumed_before);
+  const std::int64_t have = dataset.size() + o.consumed_before;
   require(o.steps_needed == 0 ||
               (o.steps_needed <= have && sizes.after(consumed, o.steps_needed) <= have),
           "not enough {} samples: there are {}, {} are consumed, and {} steps of {}{} are still "
@@ -152,7 +155,7 @@ struct BatchLoader::State {
   State(const TokenDataset& dataset, const BatchLoaderOptions& options, const DataPosition& start)
       : reader(dataset, options),
         sizes(options.batch_sizes),
-        samples(dataset.size()),
+        samples(dataset.size() + options.consumed_before),
         part(name_of(dataset.part())),
         consumed(start.consumed_samples),
         ring(ring_size(options, samples - std::min(consumed, samples))),
@@ -211,7 +214,7 @@ struct BatchLoader::State {
 
   BatchReader reader;
   BatchSizes sizes;
-  std::int64_t samples;  // of the dataset
+  std::int64_t samples;  // consumed by the run at the dataset's end
   std::string part;
   std::int64_t consumed;  // by the run, with the steps handed out
   std::vector<StepBatch> ring;

@@ -13,11 +13,11 @@ namespace neox {
 
 /// Rows of one forward and backward pass, host memory, row-major.
 struct MicroBatch {
-  std::vector<std::int32_t> tokens;     // [micro_batch, seq_length]
-  std::vector<std::int32_t> labels;     // [micro_batch, seq_length]: the next token; >= 0 always
-  std::vector<float> loss_mask;         // [micro_batch, seq_length]: 1 counts, 0 does not
-  /// [micro_batch, seq_length]: where in its row the document of a token begins, which is behind the
-  /// last eod before it. Empty unless asked for.
+  std::vector<std::int32_t> tokens;  // [micro_batch, seq_length]
+  std::vector<std::int32_t> labels;  // [micro_batch, seq_length]: the next token; >= 0 always
+  std::vector<float> loss_mask;      // [micro_batch, seq_length]: 1 counts, 0 does not
+  /// [micro_batch, seq_length]: where in its row the document of a token begins, which is behind
+  /// the last eod before it. Empty unless asked for.
   std::vector<std::int32_t> documents{};
   std::int64_t first_sample = 0;        // index of row 0 in the global batch
   std::vector<std::int64_t> samples{};  // [micro_batch]: what was read, in the dataset's order
@@ -39,17 +39,18 @@ struct BatchLoaderOptions {
   std::int64_t micro_batch = 0;           // samples per pass and rank
   std::int64_t dp_rank = 0;
   std::int64_t dp_size = 1;
-  std::int64_t eod = -1;          // end-of-document token
-  bool eod_mask_loss = false;     // no loss where the input token is eod
-  bool find_documents = false;    // MicroBatch::documents
-  std::int64_t vocab_size = 0;    // > 0: every token read is checked to be below it
-  std::int64_t prefetch = 4;      // steps read ahead; >= 1
-  std::int64_t steps_needed = 0;  // > 0: checked at construction that the dataset has them
+  std::int64_t eod = -1;             // end-of-document token
+  bool eod_mask_loss = false;        // no loss where the input token is eod
+  bool find_documents = false;       // MicroBatch::documents
+  std::int64_t vocab_size = 0;       // > 0: every token read is checked to be below it
+  std::int64_t prefetch = 4;         // steps read ahead; >= 1
+  std::int64_t consumed_before = 0;  // samples that the run took from another dataset before
+  std::int64_t steps_needed = 0;     // > 0: checked at construction that the dataset has them
 };
 
 /// Where a run stands in its data.
 struct DataPosition {
-  std::int64_t consumed_samples = 0;  ///< handed out so far
+  std::int64_t consumed_samples = 0;  ///< handed out so far, also from an earlier dataset
   std::int64_t next_sample = 0;       ///< position (SampleOrder) from which on samples are taken
 };
 

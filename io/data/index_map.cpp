@@ -191,6 +191,7 @@ IndexMap IndexMap::make(const IndexedDataset& data, const IndexMapSpec& spec,
   request.arrays = {{sizeof(std::int32_t), sizes.positions},
                     {sizes.wide_samples ? std::size_t{8} : std::size_t{4}, 2 * (sizes.samples + 1)},
                     {sizes.wide_shuffle ? std::size_t{8} : std::size_t{4}, sizes.samples}};
+  map.key_ = request.key;
   map.image_ = load_or_build(request, [&](auto arrays) { build(data, spec, sizes, arrays); });
   return map;
 }

@@ -61,6 +61,8 @@ class IndexMap {
   std::int64_t epochs() const { return sizes_.epochs; }
   const IndexMapSizes& sizes() const { return sizes_; }
   bool from_file() const { return image_.from_file(); }
+  /// Text that names all the order depends on.
+  const std::string& key() const { return key_; }
 
   /// Cut k in [0, size()] of the shuffled documents.
   Start start(std::int64_t k) const;
@@ -74,6 +76,7 @@ class IndexMap {
 
  private:
   IndexMapSizes sizes_;
+  std::string key_;
   ArrayImage image_;
 };
 

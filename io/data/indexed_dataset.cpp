@@ -266,21 +266,24 @@ TokenRange IndexedDataset::token_range() const {
   return all;
 }
 
+std::string IndexedDataset::file_identity() const {
+  struct stat info {};
+  require(::stat(bin_path_.c_str(), &info) == 0, "cannot read the size of '{}'", bin_path_);
+  return fmt::format("{} {} bytes, inode {}, modified {}.{:09}, changed {}.{:09}", name_of(dtype_),
+                     bin_.size(), info.st_ino, info.st_mtim.tv_sec, info.st_mtim.tv_nsec,
+                     info.st_ctim.tv_sec, info.st_ctim.tv_nsec);
+}
+
 void IndexedDataset::check_tokens_below(std::int64_t vocab_size,
                                         const std::string& cache_dir) const {
   require(vocab_size > 0, "a vocabulary has at least one token, not {}", vocab_size);
   const bool cannot_exceed =
       (dtype_ == DType::u8 && vocab_size > 0xff) || (dtype_ == DType::u16 && vocab_size > 0xffff);
   if (cannot_exceed || num_tokens_ == 0) return;
-  struct stat info {};
-  require(::stat(bin_path_.c_str(), &info) == 0, "cannot read the size of '{}'", bin_path_);
   CacheRequest request;
   request.directory = cache_dir;
   request.name = std::filesystem::path(prefix_).filename().string() + "_tokens";
-  request.key =
-      fmt::format("token range 1: {} {} bytes, inode {}, modified {}.{:09}, changed {}.{:09}",
-                  name_of(dtype_), bin_.size(), info.st_ino, info.st_mtim.tv_sec,
-                  info.st_mtim.tv_nsec, info.st_ctim.tv_sec, info.st_ctim.tv_nsec);
+  request.key = "token range 1: " + file_identity();
   request.arrays = {{sizeof(std::int64_t), 2}};
   const ArrayImage image = load_or_build(request, [&](auto arrays) {
     const TokenRange range = token_range();

@@ -70,6 +70,8 @@ class IndexedDataset {
   /// size, inode and times, and the next call with the same file reads only that.
   void check_tokens_below(std::int64_t vocab_size, const std::string& cache_dir = "") const;
 
+  /// Text that is another one when the .bin was written anew: size, inode and times.
+  std::string file_identity() const;
   /// 64-bit hash of all sequence lengths: what index maps depend on.
   std::uint64_t fingerprint() const;
   /// Reads the .bin once so that it is in the page cache.

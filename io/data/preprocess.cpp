@@ -1,5 +1,6 @@
 #include "io/data/preprocess.h"
 
+#include <algorithm>
 #include <memory>
 
 #include "core/base/error.h"
@@ -12,11 +13,11 @@ namespace {
 
 // What a block became.
 struct EncodedBlock {
-  struct Key {
-    std::vector<std::int32_t> ids;      // of all documents
-    std::vector<std::int64_t> lengths;  // ids of each
+  struct Output {
+    LabelledTokens tokens;              // of all documents
+    std::vector<std::int64_t> lengths;  // tokens of each
   };
-  std::vector<Key> keys;
+  std::vector<Output> outputs;
   std::int64_t empty_documents = 0;
   std::int64_t text_bytes = 0;
   std::int64_t input_bytes = 0;  // read of the files when this block was
@@ -34,64 +35,138 @@ std::optional<Input> read_input(TextBlockReader& reader) {
   return Input{std::move(*block), reader.consumed_bytes()};
 }
 
+// The <key> of each pair of files.
+std::vector<std::string> output_keys(const PreprocessOptions& options) {
+  if (options.labels.source == LabelSource::prompt_completion) return {"text"};
+  return options.inputs.keys;
+}
+
 class Encoder {
  public:
   Encoder(const PreprocessOptions& options, const Tokenizer& tokenizer)
-      : options_(options), tokenizer_(tokenizer), eod_(tokenizer.eod_id()) {
-    require(!options.append_eod || eod_.has_value(),
-            "--append-eod: the tokenizer has no end-of-document token (<|endoftext|>)");
-  }
+      : options_(options), encoder_(tokenizer, options.labels, options.append_eod) {}
 
   EncodedBlock operator()(const Input& input) const {
     EncodedBlock out;
-    out.keys.resize(options_.inputs.keys.size());
+    out.outputs.resize(output_keys(options_).size());
     out.input_bytes = input.input_bytes;
-    visit_documents(input.block, options_.inputs.keys,
-                    [&](std::size_t key, std::string_view text, const std::string& place) {
-                      out.text_bytes += static_cast<std::int64_t>(text.size());
-                      if (!encode(text, place, out.keys[key])) ++out.empty_documents;
-                    });
+    switch (options_.labels.source) {
+      case LabelSource::prompt_completion:
+        completions(input.block, out);
+        break;
+      case LabelSource::conversations:
+        conversations(input.block, out);
+        break;
+      default:
+        texts(input.block, out);
+    }
     return out;
   }
 
  private:
-  bool encode(std::string_view text, const std::string& place, EncodedBlock::Key& out) const {
-    if (text.empty()) return false;
-    const std::size_t before = out.ids.size();
-    const auto prefix = tokenizer_.prefix_ids(), suffix = tokenizer_.suffix_ids();
-    out.ids.insert(out.ids.end(), prefix.begin(), prefix.end());
+  // Adds what `add` appends to an output as a document.
+  template <class Add>
+  void document(EncodedBlock::Output& output, const std::string& place, EncodedBlock& out,
+                Add&& add) const {
+    const std::size_t before = output.tokens.ids.size();
+    bool any = false;
     try {
-      tokenizer_.encode(text, out.ids);
+      any = add(output.tokens);
     } catch (const Error& error) {
       fail("{}: {}", place, error.what());
     }
-    if (out.ids.size() == before + prefix.size()) {  // the normalizer left nothing
-      out.ids.resize(before);
-      return false;
+    if (any) {
+      output.lengths.push_back(static_cast<std::int64_t>(output.tokens.ids.size() - before));
+    } else {
+      ++out.empty_documents;
     }
-    out.ids.insert(out.ids.end(), suffix.begin(), suffix.end());
-    if (options_.append_eod) out.ids.push_back(*eod_);
-    out.lengths.push_back(static_cast<std::int64_t>(out.ids.size() - before));
-    return true;
+  }
+
+  void texts(const TextBlock& block, EncodedBlock& out) const {
+    visit_documents(block, options_.inputs.keys,
+                    [&](std::size_t key, std::string_view text, const std::string& place) {
+                      out.text_bytes += static_cast<std::int64_t>(text.size());
+                      document(out.outputs[key], place, out, [&](LabelledTokens& tokens) {
+                        return encoder_.add_text(text, tokens);
+                      });
+                    });
+  }
+
+  void completions(const TextBlock& block, EncodedBlock& out) const {
+    std::string prompt;
+    visit_documents(block, options_.inputs.keys,
+                    [&](std::size_t key, std::string_view text, const std::string& place) {
+                      out.text_bytes += static_cast<std::int64_t>(text.size());
+                      if (key == 0) {
+                        prompt = text;
+                        return;
+                      }
+                      document(out.outputs[0], place, out, [&](LabelledTokens& tokens) {
+                        return encoder_.add_completion(prompt, text, tokens);
+                      });
+                    });
+  }
+
+  void conversations(const TextBlock& block, EncodedBlock& out) const {
+    for (std::size_t key = 0; key < options_.inputs.keys.size(); ++key) {
+      visit_conversations(block, options_.inputs.keys[key],
+                          [&](std::span<const ChatMessage> messages, const std::string& place) {
+                            for (const ChatMessage& message : messages) {
+                              out.text_bytes += static_cast<std::int64_t>(message.content.size());
+                            }
+                            document(out.outputs[key], place, out, [&](LabelledTokens& tokens) {
+                              return encoder_.add_conversation(messages, tokens);
+                            });
+                          });
+    }
   }
 
   const PreprocessOptions& options_;
-  const Tokenizer& tokenizer_;
-  std::optional<std::int32_t> eod_;
+  LabelledEncoder encoder_;
 };
 
-using Writers = std::vector<std::unique_ptr<IndexedDatasetWriter>>;
+// The files of one key.
+struct Writers {
+  std::unique_ptr<IndexedDatasetWriter> tokens, labels;  // labels: null without
+};
 
-void write_block(const EncodedBlock& block, Writers& writers, PreprocessProgress& progress) {
+std::vector<Writers> open_writers(const PreprocessOptions& options, std::int64_t vocab_size) {
+  std::vector<Writers> writers;
+  for (const std::string& key : output_keys(options)) {
+    Writers& to = writers.emplace_back();
+    to.tokens = std::make_unique<IndexedDatasetWriter>(
+        fmt::format("{}_{}_document", options.output_prefix, key), token_dtype(vocab_size));
+    if (options.labels.source == LabelSource::none) continue;
+    to.labels = std::make_unique<IndexedDatasetWriter>(
+        fmt::format("{}_{}_label_document", options.output_prefix, key), DType::i32);
+  }
+  return writers;
+}
+
+void write_document(IndexedDatasetWriter& writer, std::span<const std::int32_t> tokens) {
+  writer.add_sequence(tokens);
+  writer.end_document();
+}
+
+void write_block(const EncodedBlock& block, std::vector<Writers>& writers,
+                 PreprocessProgress& progress) {
   for (std::size_t key = 0; key < writers.size(); ++key) {
-    std::span<const std::int32_t> ids = block.keys[key].ids;
-    for (const std::int64_t length : block.keys[key].lengths) {
-      writers[key]->add_sequence(ids.first(static_cast<std::size_t>(length)));
-      writers[key]->end_document();
-      ids = ids.subspan(static_cast<std::size_t>(length));
+    const EncodedBlock::Output& output = block.outputs[key];
+    std::span<const std::int32_t> ids = output.tokens.ids, labels = output.tokens.labels;
+    for (const std::int64_t length : output.lengths) {
+      const auto count = static_cast<std::size_t>(length);
+      write_document(*writers[key].tokens, ids.first(count));
+      ids = ids.subspan(count);
+      if (!writers[key].labels) continue;
+      write_document(*writers[key].labels, labels.first(count));
+      const auto counted = std::count_if(labels.begin(), labels.begin() + length,
+                                         [](std::int32_t label) { return label >= 0; });
+      progress.labels += counted;
+      progress.without_labels += counted == 0 ? 1 : 0;
+      labels = labels.subspan(count);
     }
-    progress.tokens += static_cast<std::int64_t>(block.keys[key].ids.size());
-    progress.documents += static_cast<std::int64_t>(block.keys[key].lengths.size());
+    progress.tokens += static_cast<std::int64_t>(output.tokens.ids.size());
+    progress.documents += static_cast<std::int64_t>(output.lengths.size());
   }
   progress.empty_documents += block.empty_documents;
   progress.text_bytes += block.text_bytes;
@@ -123,14 +198,12 @@ PreprocessProgress preprocess(const PreprocessOptions& options, const Tokenizer&
                               const PreprocessReport& report) {
   check_keys(options.inputs.keys);
   check_workers(options.inputs.workers);
+  require(
+      options.labels.source != LabelSource::prompt_completion || options.inputs.keys.size() == 2,
+      "prompts and completions are two keys, not {}", options.inputs.keys.size());
   const Encoder encoder(options, tokenizer);
   TextBlockReader reader(options.inputs.files, options.inputs.separator);
-  Writers writers;
-  for (const std::string& key : options.inputs.keys) {
-    writers.push_back(std::make_unique<IndexedDatasetWriter>(
-        fmt::format("{}_{}_document", options.output_prefix, key),
-        token_dtype(tokenizer.vocab_size())));
-  }
+  std::vector<Writers> writers = open_writers(options, tokenizer.vocab_size());
   PreprocessProgress progress;
   progress.total_input_bytes = reader.total_bytes();
   OrderedPipeline<Input, EncodedBlock> pipeline([&] { return read_input(reader); },
@@ -141,13 +214,16 @@ PreprocessProgress preprocess(const PreprocessOptions& options, const Tokenizer&
                                                 });
   pipeline.run(options.inputs.workers);
   for (std::size_t key = 0; key < writers.size(); ++key) {
-    require(writers[key]->num_documents() > 0,
+    require(writers[key].tokens->num_documents() > 0,
             "the inputs ({}) have no text{}: nothing to write ({} empty documents)",
             name_inputs(options.inputs),
             writers.size() > 1 ? fmt::format(" under key '{}'", options.inputs.keys[key]) : "",
             progress.empty_documents);
   }
-  for (auto& writer : writers) writer->finish();
+  for (Writers& to : writers) {
+    to.tokens->finish();
+    if (to.labels) to.labels->finish();
+  }
   return progress;
 }
 

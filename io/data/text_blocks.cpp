@@ -139,28 +139,42 @@ TextBlock TextBlockReader::take(std::size_t size) {
 
 namespace {
 
+// Walks through the objects of a block of jsonl.
 class JsonLines {
  public:
-  JsonLines(const TextBlock& block, const std::vector<std::string>& keys,
-            const DocumentVisitor& document)
-      : block_(block), keys_(keys), document_(document), line_(block.first_line) {}
+  JsonLines(const TextBlock& block, const std::vector<std::string>& keys)
+      : block_(block), keys_(keys), line_(block.first_line) {}
 
-  void run() {
+  template <class Visit>  // Visit(dom::object, JsonLines&)
+  void run(Visit&& visit) {
     const std::string_view all = block_.bytes;
     std::size_t at = 0;
     if (block_.first_offset == 0 && all.starts_with("\xEF\xBB\xBF")) at = 3;  // byte order mark
     for (; at < all.size(); ++line_) {
       const std::size_t end = std::min(all.find('\n', at), all.size());
       const std::string_view line = all.substr(at, end - at);
-      if (line.find_first_not_of(" \t\r") != std::string_view::npos) parse(line, at);
+      if (line.find_first_not_of(" \t\r") != std::string_view::npos) visit(parse(line, at), *this);
       at = end + 1;
     }
   }
 
- private:
   std::string place() const { return fmt::format("{}:{}", block_.file, line_); }
 
-  void parse(std::string_view line, std::size_t at) {
+  /// The value of a key; of equal keys the last counts, as in Python.
+  dom::element value(dom::object object, const std::string& key) const {
+    bool found = false;
+    dom::element value;
+    for (const dom::key_value_pair field : object) {
+      if (field.key != key) continue;
+      value = field.value;
+      found = true;
+    }
+    if (!found) fail_missing_key(object, key);
+    return value;
+  }
+
+ private:
+  dom::object parse(std::string_view line, std::size_t at) {
     dom::element root;
     // The rest of the block and its padding follow the line.
     const simdjson::error_code error =
@@ -172,7 +186,7 @@ class JsonLines {
     dom::object object;
     require(root.get_object().get(object) == simdjson::SUCCESS,
             "{}: expected an object like {{\"{}\": \"…\"}}", place(), keys_.front());
-    for (std::size_t key = 0; key < keys_.size(); ++key) visit(object, key);
+    return object;
   }
 
   [[noreturn]] void fail_utf8(std::string_view line, std::size_t at) const {
@@ -182,48 +196,55 @@ class JsonLines {
          block_.first_offset + static_cast<std::int64_t>(at + invalid), invalid);
   }
 
-  void visit(dom::object object, std::size_t key) {
-    bool found = false;
-    dom::element value;
-    for (const dom::key_value_pair field : object) {  // of equal keys the last counts, as in Python
-      if (field.key != keys_[key]) continue;
-      value = field.value;
-      found = true;
-    }
-    if (!found) fail_missing_key(object, key);
-    std::string_view text;
-    if (value.get_string().get(text) == simdjson::SUCCESS) return document_(key, text, place());
-    dom::array parts;
-    require(value.get_array().get(parts) == simdjson::SUCCESS,
-            "{}: the value of key '{}' is {}; expected a string", place(), keys_[key],
-            simdjson::minify(value));
-    joined_.clear();
-    for (const dom::element part : parts) {
-      require(part.get_string().get(text) == simdjson::SUCCESS,
-              "{}: the list of key '{}' has {}; expected strings", place(), keys_[key],
-              simdjson::minify(part));
-      if (!joined_.empty()) joined_ += "\n\n";
-      joined_ += text;
-    }
-    document_(key, joined_, place());
-  }
-
-  [[noreturn]] void fail_missing_key(dom::object object, std::size_t key) const {
+  [[noreturn]] void fail_missing_key(dom::object object, const std::string& key) const {
     std::string names;
     for (const dom::key_value_pair field : object) {
       names += fmt::format("{}'{}'", names.empty() ? "" : ", ", field.key);
     }
-    fail("{}: no key '{}'; the object has {} (choose with --jsonl-keys)", place(), keys_[key],
+    fail("{}: no key '{}'; the object has {} (choose with --jsonl-keys)", place(), key,
          names.empty() ? "none" : names);
   }
 
   const TextBlock& block_;
   const std::vector<std::string>& keys_;
-  const DocumentVisitor& document_;
   std::int64_t line_;
   dom::parser parser_;
-  std::string joined_;
 };
+
+// A string, or a list of strings, which is joined.
+void visit_text(dom::element value, const std::string& key, std::size_t index,
+                const std::string& place, const DocumentVisitor& document) {
+  std::string_view text;
+  if (value.get_string().get(text) == simdjson::SUCCESS) return document(index, text, place);
+  dom::array parts;
+  require(value.get_array().get(parts) == simdjson::SUCCESS,
+          "{}: the value of key '{}' is {}; expected a string", place, key,
+          simdjson::minify(value));
+  std::string joined;
+  for (const dom::element part : parts) {
+    require(part.get_string().get(text) == simdjson::SUCCESS,
+            "{}: the list of key '{}' has {}; expected strings", place, key,
+            simdjson::minify(part));
+    if (!joined.empty()) joined += "\n\n";
+    joined += text;
+  }
+  document(index, joined, place);
+}
+
+ChatMessage message_of(dom::element value, const std::string& place, std::size_t number) {
+  ChatMessage message;
+  dom::object object;
+  require(value.get_object().get(object) == simdjson::SUCCESS,
+          "{}: message {} is {}; expected {{\"role\": \"…\", \"content\": \"…\"}}", place, number,
+          simdjson::minify(value));
+  for (const auto& [name, target] :
+       {std::pair{"role", &message.role}, {"content", &message.content}}) {
+    require(object[name].get_string().get(*target) == simdjson::SUCCESS,
+            "{}: message {} has no string \"{}\": {}", place, number, name,
+            simdjson::minify(value));
+  }
+  return message;
+}
 
 void visit_plain(const TextBlock& block, const DocumentVisitor& document) {
   const std::string_view all = block.bytes;
@@ -251,12 +272,38 @@ void visit_documents(const TextBlock& block, const std::vector<std::string>& key
                      const DocumentVisitor& document) {
   require(!keys.empty(), "no JSON key was given");
   if (block.format == TextFormat::jsonl) {
-    JsonLines(block, keys, document).run();
+    JsonLines(block, keys).run([&](dom::object object, const JsonLines& lines) {
+      for (std::size_t key = 0; key < keys.size(); ++key) {
+        visit_text(lines.value(object, keys[key]), keys[key], key, lines.place(), document);
+      }
+    });
   } else {
     require(keys.size() == 1, "{}: plain text has one text per document, but {} keys were given",
             block.file, keys.size());
     visit_plain(block, document);
   }
+}
+
+void visit_conversations(const TextBlock& block, const std::string& key,
+                         const ConversationVisitor& conversation) {
+  require(block.format == TextFormat::jsonl,
+          "{}: conversations are read from .jsonl files, with one {{\"{}\": […]}} per line",
+          block.file, key);
+  std::vector<ChatMessage> messages;
+  const std::vector<std::string> keys = {key};
+  JsonLines(block, keys).run([&](dom::object object, const JsonLines& lines) {
+    const std::string place = lines.place();
+    const dom::element value = lines.value(object, key);
+    dom::array list;
+    require(value.get_array().get(list) == simdjson::SUCCESS,
+            "{}: the value of key '{}' is {}; expected a list of messages", place, key,
+            simdjson::minify(value));
+    messages.clear();
+    for (const dom::element one : list) {
+      messages.push_back(message_of(one, place, messages.size() + 1));
+    }
+    conversation(messages, place);
+  });
 }
 
 }  // namespace neox

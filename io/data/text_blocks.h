@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "io/data/archive_stream.h"
+#include "io/data/chat_template.h"
 
 namespace neox {
 
@@ -65,5 +67,12 @@ using DocumentVisitor =
     std::function<void(std::size_t key, std::string_view text, const std::string& place)>;
 void visit_documents(const TextBlock& block, const std::vector<std::string>& keys,
                      const DocumentVisitor& document);
+
+/// Calls conversation(messages, place) for each line of a jsonl block, whose value of `key` is a
+/// list of objects with the strings "role" and "content". Throws Error like visit_documents.
+using ConversationVisitor =
+    std::function<void(std::span<const ChatMessage> messages, const std::string& place)>;
+void visit_conversations(const TextBlock& block, const std::string& key,
+                         const ConversationVisitor& conversation);
 
 }  // namespace neox

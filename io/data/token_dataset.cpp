@@ -20,6 +20,13 @@ std::string base_name(const std::string& prefix) {
   return std::filesystem::path(prefix).filename().string();
 }
 
+// Of content_id().
+std::string describe_order(const TokenDatasetOptions& options) {
+  return fmt::format("{} chopped {} seq_length {} seed {}\n", name_of(options.packing),
+                     options.packing == Packing::packed || options.allow_chopped,
+                     options.seq_length, options.seed);
+}
+
 void check_tokens(const IndexedDataset& data, const TokenDatasetOptions& options) {
   if (options.warm_up) data.warm_up();
   if (options.vocab_size > 0) {
@@ -62,38 +69,81 @@ std::vector<double> blend_weights(DataPart part, const BlendSpec& blend,
 void TokenDataset::add_source(std::shared_ptr<const IndexedDataset> data,
                               const std::string& label_path, std::array<std::int64_t, 2> documents,
                               std::int64_t num_samples, const TokenDatasetOptions& options) {
-  const std::int64_t tokens = data->num_tokens(documents[0], documents[1]);
   require(options.seq_length >= 1, "seq_length is {}; it is at least 1", options.seq_length);
+  Source source;
+  source.data = std::move(data);
+  if (!label_path.empty()) source.labels = open_labels(label_path, *source.data);
+  content_ += fmt::format("{:016x} {} to {}{}\n", source.data->fingerprint(), documents[0],
+                          documents[1], label_path.empty() ? "" : ", labels");
+  TokenDatasetRow row;
+  row.part = name_of(part_);
+  row.path = source.data->prefix();
+  rows_.push_back(row);
+  if (options.packing == Packing::packed) {
+    map_packed(source, documents, num_samples, options);
+  } else {
+    map_documents(source, documents, num_samples, options);
+  }
+  sources_.push_back(std::move(source));
+}
+
+void TokenDataset::map_packed(Source& source, std::array<std::int64_t, 2> documents,
+                              std::int64_t num_samples, const TokenDatasetOptions& options) {
+  const IndexedDataset& data = *source.data;
+  const std::int64_t tokens = data.num_tokens(documents[0], documents[1]);
   require(
       tokens > options.seq_length,
       "the {} part of '{}' has {} tokens in {} documents, too few for one sample of {} + 1: use a "
       "smaller seq_length, more text, or another split",
-      name_of(part_), data->prefix(), tokens, documents[1] - documents[0], options.seq_length);
+      name_of(part_), data.prefix(), tokens, documents[1] - documents[0], options.seq_length);
   IndexMapSpec spec;
   spec.first_document = documents[0];
   spec.last_document = documents[1];
   spec.seq_length = options.seq_length;
   spec.num_samples = num_samples;
   spec.seed = options.seed;
-  Source source;
-  source.data = std::move(data);
-  source.map =
-      IndexMap::make(*source.data, spec, cache_directory(source.data->prefix(), options),
-                     fmt::format("{}_{}", base_name(source.data->prefix()), name_of(part_)));
-  if (!label_path.empty()) source.labels = open_labels(label_path, *source.data);
-  TokenDatasetRow row;
-  row.part = name_of(part_);
-  row.path = source.data->prefix();
-  row.documents = documents[1] - documents[0];
-  row.tokens = tokens;
-  rows_.push_back(row);
-  sources_.push_back(std::move(source));
+  source.map = IndexMap::make(data, spec, cache_directory(data.prefix(), options),
+                              fmt::format("{}_{}", base_name(data.prefix()), name_of(part_)));
+  rows_.back().documents = documents[1] - documents[0];
+  rows_.back().tokens = tokens;
+}
+
+void TokenDataset::map_documents(Source& source, std::array<std::int64_t, 2> documents,
+                                 std::int64_t num_samples, const TokenDatasetOptions& options) {
+  const IndexedDataset& data = *source.data;
+  DocumentMapSpec spec;
+  spec.packing = options.packing;
+  spec.first_document = documents[0];
+  spec.last_document = documents[1];
+  spec.seq_length = options.seq_length;
+  spec.num_samples = num_samples;
+  spec.seed = options.seed;
+  spec.allow_chopped = options.allow_chopped;
+  source.documents = DocumentMap::make(
+      data, source.labels.get(), spec, cache_directory(data.prefix(), options),
+      fmt::format("{}_{}_{}", base_name(data.prefix()), name_of(part_), name_of(options.packing)));
+  TokenDatasetRow& row = rows_.back();
+  row.documents = source.documents->kept();
+  row.tokens = source.documents->tokens();
+  row.too_long = source.documents->too_long();
+  row.without_labels = source.documents->without_labels();
+}
+
+double TokenDataset::epochs(std::size_t source, std::int64_t samples) const {
+  const auto taken = static_cast<double>(samples);
+  if (const auto& documents = sources_[source].documents) {
+    return documents->epochs() * taken / static_cast<double>(documents->size());
+  }
+  return taken * static_cast<double>(seq_length_) / static_cast<double>(rows_[source].tokens);
 }
 
 TokenDataset::TokenDataset(std::shared_ptr<const IndexedDataset> data, DataPart part,
                            const std::string& split, std::int64_t num_samples,
                            const TokenDatasetOptions& options)
-    : part_(part), seq_length_(options.seq_length) {
+    : part_(part),
+      seq_length_(options.seq_length),
+      has_labels_(options.packing != Packing::packed),
+      content_(describe_order(options)) {
   const auto boundaries = split_boundaries(split, data->size());
   const auto k = static_cast<std::size_t>(part);
   require(
@@ -104,15 +154,17 @@ TokenDataset::TokenDataset(std::shared_ptr<const IndexedDataset> data, DataPart 
   check_tokens(*data, options);
   add_source(std::move(data), "", {boundaries[k], boundaries[k + 1]}, num_samples, options);
   rows_[0].samples = num_samples;
-  rows_[0].epochs = static_cast<double>(num_samples) * static_cast<double>(seq_length_) /
-                    static_cast<double>(rows_[0].tokens);
+  rows_[0].epochs = epochs(0, num_samples);
 }
 
 TokenDataset::TokenDataset(DataPart part, const BlendSpec& blend, std::int64_t num_samples,
                            const TokenDatasetOptions& options)
-    : part_(part), seq_length_(options.seq_length), has_labels_(!blend.label_paths.empty()) {
+    : part_(part),
+      seq_length_(options.seq_length),
+      has_labels_(!blend.label_paths.empty() || options.packing != Packing::packed),
+      content_(describe_order(options)) {
   require(!blend.paths.empty(), "{}_data_paths is empty: give at least one path", name_of(part));
-  require(!has_labels_ || blend.label_paths.size() == blend.paths.size(),
+  require(blend.label_paths.empty() || blend.label_paths.size() == blend.paths.size(),
           "{0}_label_data_paths has {1} entries, but {0}_data_paths has {2}: give one a path",
           name_of(part), blend.label_paths.size(), blend.paths.size());
   require(num_samples >= 1, "{} {} samples are asked for: at least one is needed", num_samples,
@@ -126,9 +178,10 @@ TokenDataset::TokenDataset(DataPart part, const BlendSpec& blend, std::int64_t n
   const auto asked = blend_weights(part, blend, data);
   const auto weights = normalize_weights(asked);
   for (std::size_t d = 0; d < data.size(); ++d) {
-    add_source(data[d], has_labels_ ? blend.label_paths[d] : "", {0, data[d]->size()},
+    add_source(data[d], blend.label_paths.empty() ? "" : blend.label_paths[d], {0, data[d]->size()},
                weighted_num_samples(num_samples, weights[d]), options);
     rows_[d].weight_asked = asked[d];
+    content_ += fmt::format("weight {:a}\n", weights[d]);
   }
   // GPT-NeoX normalises once more here: the last bit decides ties.
   blend_ = BlendMap::make(normalize_weights(weights), num_samples,
@@ -138,15 +191,14 @@ TokenDataset::TokenDataset(DataPart part, const BlendSpec& blend, std::int64_t n
     TokenDatasetRow& row = rows_[d];
     row.samples = blend_->taken()[d];
     row.proportion = static_cast<double>(row.samples) / static_cast<double>(num_samples);
-    row.epochs = static_cast<double>(row.samples) * static_cast<double>(seq_length_) /
-                 static_cast<double>(row.tokens);
-    require(row.samples <= sources_[d].map.size(), "'{}' gives {} samples, but the blend takes {}",
-            row.path, sources_[d].map.size(), row.samples);
+    row.epochs = epochs(d, row.samples);
+    require(row.samples <= sources_[d].samples(), "'{}' gives {} samples, but the blend takes {}",
+            row.path, sources_[d].samples(), row.samples);
   }
 }
 
 std::int64_t TokenDataset::size() const {
-  return blend_ ? blend_->size() : sources_[0].map.size();
+  return blend_ ? blend_->size() : sources_[0].samples();
 }
 
 SampleOrigin TokenDataset::read(std::int64_t i, bool labels, std::span<std::int32_t> out) const {
@@ -154,14 +206,34 @@ SampleOrigin TokenDataset::read(std::int64_t i, bool labels, std::span<std::int3
           size());
   require(static_cast<std::int64_t>(out.size()) == seq_length_ + 1,
           "a sample has {} tokens, not {}", seq_length_ + 1, out.size());
+  const std::int32_t from = blend_ ? blend_->dataset(i) : 0;
+  const Source& source = sources_[static_cast<std::size_t>(from)];
+  const std::int64_t in_source = blend_ ? blend_->sample(i) : i;
+  const IndexedDataset& data = labels && source.labels ? *source.labels : *source.data;
   SampleOrigin origin;
-  origin.dataset = blend_ ? blend_->dataset(i) : 0;
-  const Source& source = sources_[static_cast<std::size_t>(origin.dataset)];
+  if (!source.documents) {
+    origin = read_packed(source, data, in_source, out);
+  } else {
+    const auto documents = source.documents->documents(in_source);
+    origin.document = documents[0];
+    auto left = out;
+    for (const std::int32_t document : documents) {
+      const auto count = std::min(static_cast<std::size_t>(data.length(document)), left.size());
+      data.tokens(document, 0, left.first(count));
+      left = left.subspan(count);
+    }
+    std::fill(left.begin(), left.end(), labels ? kNoLabel : kPaddingToken);
+  }
+  origin.dataset = from;
+  return origin;
+}
+
+SampleOrigin TokenDataset::read_packed(const Source& source, const IndexedDataset& data,
+                                       std::int64_t i, std::span<std::int32_t> out) {
   const IndexMap& map = source.map;
-  const std::int64_t cut = map.shuffled(blend_ ? blend_->sample(i) : i);
-  const IndexedDataset& data = labels ? *source.labels : *source.data;
   const auto doc_idx = map.doc_idx();
-  auto [position, offset] = map.start(cut);
+  auto [position, offset] = map.start(map.shuffled(i));
+  SampleOrigin origin;
   origin.document = -1;
   origin.offset = offset;
   for (auto left = out;; ++position, offset = 0) {
@@ -178,6 +250,12 @@ SampleOrigin TokenDataset::read(std::int64_t i, bool labels, std::span<std::int3
   }
 }
 
+std::uint64_t TokenDataset::order_id() const {
+  std::string text = content_;
+  for (const Source& source : sources_) text += source.key() + "\n";
+  return checksum64(std::as_bytes(std::span(text)));
+}
+
 std::uint64_t TokenDataset::fingerprint() const {
   constexpr std::int64_t kSamples = 16;
   std::vector<std::uint64_t> parts = {static_cast<std::uint64_t>(size()),
@@ -190,6 +268,9 @@ std::uint64_t TokenDataset::fingerprint() const {
   for (std::int64_t i = 0; i < std::min(kSamples, size()); ++i) {
     sample(i * size() / std::min(kSamples, size()), tokens);
     parts.push_back(checksum64(std::as_bytes(std::span(tokens))));
+    if (!has_labels_) continue;
+    sample_labels(i * size() / std::min(kSamples, size()), tokens);
+    parts.push_back(checksum64(std::as_bytes(std::span(tokens))));
   }
   return checksum64(std::as_bytes(std::span(parts)));
 }
@@ -199,7 +280,7 @@ SampleOrigin TokenDataset::sample(std::int64_t i, std::span<std::int32_t> tokens
 }
 
 void TokenDataset::sample_labels(std::int64_t i, std::span<std::int32_t> labels) const {
-  require(has_labels_, "the {} dataset has no label files", name_of(part_));
+  require(has_labels_, "the labels of the {} dataset are its tokens", name_of(part_));
   read(i, true, labels);
 }
 
@@ -226,6 +307,13 @@ std::string format_table(std::span<const TokenDatasetRow> rows) {
                          row.part, row.path, width, format_grouped(row.documents),
                          format_grouped(row.tokens), row.weight_asked, format_grouped(row.samples),
                          100 * row.proportion, row.epochs);
+  }
+  for (const auto& row : rows) {
+    if (row.too_long + row.without_labels == 0) continue;
+    table += fmt::format(
+        "{} {}: left out are {} documents longer than a sample and {} without a label that "
+        "counts\n",
+        row.part, row.path, format_grouped(row.too_long), format_grouped(row.without_labels));
   }
   return table;
 }

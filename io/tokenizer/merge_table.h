@@ -8,11 +8,12 @@
 
 namespace neox {
 
-/// One merge; its rank is its place in the list.
+/// One merge.
 struct Merge {
   std::int32_t left;
   std::int32_t right;
   std::int32_t result;
+  std::int32_t rank = -1;  ///< -1: its place in the list
 };
 
 /// Open addressing, at most half full, behind a bitmap: most pairs looked up are not in the table,
@@ -38,7 +39,9 @@ class MergeTable {
       while (entries_[slot].rank != kNone && entries_[slot].pair != pair) slot = next(slot);
       const std::size_t bit = filter_bit(pair);
       filter_[bit >> 6] |= std::uint64_t{1} << (bit & 63);
-      entries_[slot] = {pair, static_cast<std::uint32_t>(rank), merges[rank].result};
+      const std::uint32_t given = static_cast<std::uint32_t>(
+          merges[rank].rank >= 0 ? merges[rank].rank : static_cast<std::int32_t>(rank));
+      entries_[slot] = {pair, given, merges[rank].result};
     }
   }
 

@@ -4,6 +4,8 @@
 
 #include "core/base/error.h"
 #include "io/tokenizer/bpe_tokenizer.h"
+#include "io/tokenizer/sentencepiece_tokenizer.h"
+#include "io/tokenizer/tokenizer_files.h"
 #include "io/tokenizer/utf8.h"
 
 namespace neox {
@@ -44,7 +46,24 @@ class CharLevelTokenizer : public Tokenizer {
 
 std::string detect_type(const std::string& vocab_file, const std::string& merge_file) {
   if (!merge_file.empty()) return "GPT2BPETokenizer";
+  if (vocab_file.ends_with(".tiktoken")) return "TiktokenTokenizer";
+  if (vocab_file.ends_with(".model")) {  // Llama 3's is a .tiktoken file by that name
+    return is_tiktoken(read_tokenizer_file(vocab_file)) ? "TiktokenTokenizer" : "SPMTokenizer";
+  }
   return vocab_file.empty() ? "CharLevelTokenizer" : "HFTokenizer";
+}
+
+// Kinds that are one file.
+std::unique_ptr<Tokenizer> load_single_file(const std::string& kind, const std::string& vocab_file,
+                                            const std::string& merge_file) {
+  const bool sentencepiece = kind == "SPMTokenizer";
+  require(!vocab_file.empty(), "{} needs a {} file: set vocab_file", kind,
+          sentencepiece ? ".model" : ".tiktoken");
+  require(merge_file.empty(), "{} takes no merge_file, but '{}' was given", kind, merge_file);
+  if (!sentencepiece) return std::make_unique<BpeTokenizer>(read_tiktoken_file(vocab_file));
+  require(!is_tiktoken(read_tokenizer_file(vocab_file)),
+          "{} is a .tiktoken file: use TiktokenTokenizer", vocab_file);
+  return std::make_unique<SentencePieceTokenizer>(vocab_file);
 }
 
 }  // namespace
@@ -82,8 +101,13 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& type, const std::st
             "GPT2BPETokenizer needs a vocab.json and a merges.txt: set vocab_file and merge_file");
     return std::make_unique<BpeTokenizer>(read_gpt2_files(vocab_file, merge_file));
   }
-  fail("unknown tokenizer type '{}': use HFTokenizer, GPT2BPETokenizer or CharLevelTokenizer",
-       kind);
+  if (kind == "SPMTokenizer" || kind == "TiktokenTokenizer") {
+    return load_single_file(kind, vocab_file, merge_file);
+  }
+  fail(
+      "unknown tokenizer type '{}': use HFTokenizer, GPT2BPETokenizer, SPMTokenizer, "
+      "TiktokenTokenizer or CharLevelTokenizer",
+      kind);
 }
 
 }  // namespace neox

@@ -22,13 +22,18 @@ class Tokenizer {
   /// valid UTF-8.
   virtual void encode(std::string_view utf8, std::vector<std::int32_t>& ids) const = 0;
   std::vector<std::int32_t> encode(std::string_view utf8) const;
+  /// The same for a text that goes on where another one ended. Differs only where a tokenizer puts
+  /// a space before a text (SentencePiece): not here.
+  virtual void encode_continuation(std::string_view utf8, std::vector<std::int32_t>& ids) const {
+    encode(utf8, ids);
+  }
 
   /// Bytes of one token: a piece of UTF-8 that may begin or end inside a character. Added tokens
   /// give their text. Valid as long as the tokenizer. Throws Error outside [0, vocab_size()).
   virtual std::string_view id_to_bytes(std::int32_t id) const = 0;
   /// The tokens' bytes joined: what encode() was given (its normal form where the tokenizer has a
   /// normalizer). A sequence cut inside a character is not valid UTF-8: see io/tokenizer/utf8.h.
-  std::string decode(std::span<const std::int32_t> ids) const;
+  virtual std::string decode(std::span<const std::int32_t> ids) const;
 
   /// Largest id + 1, added tokens included, without padding.
   virtual std::int64_t vocab_size() const = 0;
@@ -46,6 +51,8 @@ class Tokenizer {
 /// Opens a tokenizer. `type` is
 ///   "HFTokenizer"        vocab_file: a Hugging Face tokenizer.json with a byte-level BPE
 ///   "GPT2BPETokenizer"   vocab_file: vocab.json, merge_file: merges.txt
+///   "SPMTokenizer"       vocab_file: a SentencePiece model (.model)
+///   "TiktokenTokenizer"  vocab_file: a .tiktoken file, or Llama 3's tokenizer.model
 ///   "CharLevelTokenizer" no files; ids are bytes, 512 tokens, end of document 0, padding 1
 ///   ""                   whichever of these the given files are
 /// Throws Error naming the file and what in it is wrong or not supported.

@@ -13,6 +13,7 @@
 #include "io/tokenizer/bpe_tokenizer.h"
 #include "io/tokenizer/byte_alphabet.h"
 #include "io/tokenizer/gpt2_scanner.h"
+#include "io/tokenizer/tokenizer_files.h"
 
 namespace neox {
 namespace {
@@ -64,24 +65,9 @@ struct Node {
   }
 };
 
-std::string read_file(const std::string& path) {
-  std::error_code ignored;
-  require(!std::filesystem::is_directory(path, ignored),
-          "{} is a directory; the tokenizer must be a file (tokenizer.json)", path);
-  errno = 0;
-  std::ifstream in(path, std::ios::binary | std::ios::ate);
-  require(in.good(), "can't open the tokenizer file {}: {}", path, std::strerror(errno));
-  std::string text(static_cast<std::size_t>(in.tellg()), '\0');
-  in.seekg(0);
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  require(in.good(), "can't read the tokenizer file {}: {}", path, std::strerror(errno));
-  require(!text.empty(), "the tokenizer file {} is empty", path);
-  return text;
-}
-
 Json parse_json(const std::string& path) {
   try {
-    return Json::parse(read_file(path));
+    return Json::parse(read_tokenizer_file(path));
   } catch (const Json::parse_error& error) {
     const std::string_view what = error.what();  // "[json.exception.parse_error.101] …"
     fail("{}: not valid JSON: {}", path, what.substr(std::min(what.find("] ") + 2, what.size())));
@@ -384,6 +370,21 @@ void read_added_tokens(const Node& node, BpeDescription& out) {
 
 }  // namespace
 
+std::string read_tokenizer_file(const std::string& path) {
+  std::error_code ignored;
+  require(!std::filesystem::is_directory(path, ignored),
+          "{} is a directory; the tokenizer must be a file (tokenizer.json)", path);
+  errno = 0;
+  std::ifstream in(path, std::ios::binary | std::ios::ate);
+  require(in.good(), "can't open the tokenizer file {}: {}", path, std::strerror(errno));
+  std::string text(static_cast<std::size_t>(in.tellg()), '\0');
+  in.seekg(0);
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  require(in.good(), "can't read the tokenizer file {}: {}", path, std::strerror(errno));
+  require(!text.empty(), "the tokenizer file {} is empty", path);
+  return text;
+}
+
 BpeDescription read_tokenizer_json(const std::string& path) {
   const Json json = parse_json(path);
   const Node root{json, path};
@@ -421,7 +422,7 @@ BpeDescription read_gpt2_files(const std::string& vocab_file, const std::string&
   out.source = vocab_file;
   out.pre_tokenizer.gpt2_pattern = true;
   read_vocab(root, out);
-  std::istringstream lines(read_file(merge_file));
+  std::istringstream lines(read_tokenizer_file(merge_file));
   std::string line, left, right;
   for (std::int64_t number = 1; std::getline(lines, line); ++number) {
     if (line.ends_with('\r')) line.pop_back();

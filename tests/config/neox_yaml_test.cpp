@@ -177,6 +177,23 @@ TEST_F(Yaml, GeluIsTanhWhenFused) {
             Activation::relu);
 }
 
+TEST_F(Yaml, FineTuningData) {
+  const Config c = config(
+      "train_data_paths: [a, b]\nvalid_data_paths: [c]\ntest_data_paths: [d]\n"
+      "train_label_data_paths: [al, bl]\nvalid_label_data_paths: [cl]\ntest_label_data_paths: []\n"
+      "pack_impl: unpacked\nallow_chopped: false\ntokenizer_type: SPMTokenizer\nvocab_file: "
+      "x.model\n");
+  EXPECT_THAT(c.data.train_label_data_paths, ::testing::ElementsAre("al", "bl"));
+  EXPECT_THAT(c.data.valid_label_data_paths, ::testing::ElementsAre("cl"));
+  EXPECT_THAT(c.data.test_label_data_paths, ::testing::IsEmpty());
+  EXPECT_EQ(c.data.pack_impl, "unpacked");
+  EXPECT_FALSE(c.data.allow_chopped);
+  EXPECT_EQ(c.tokenizer.tokenizer_type, "SPMTokenizer");
+  // GPT-NeoX does not read it when samples are packed.
+  EXPECT_TRUE(config("data_path: a\nallow_chopped: false\n").data.allow_chopped);
+  refused("pack_impl: tight\n", "tight");
+}
+
 TEST_F(Yaml, UnknownKeysAreErrors) {
   refused("hiden_dropout: 0.1\n",
           "run.yml:8: unknown key 'hiden_dropout'; did you mean "
@@ -200,7 +217,7 @@ TEST_F(Yaml, MissingFeaturesAreRefusedByName) {
   refused("loss_scale: 128\n", "loss_scale = 128: write it into the block fp16");
   refused("zero_optimization: {stage: 3, offload_param: {device: cpu}}\n", "offload_param");
   refused("zero_optimization: {stage: 1, cpu_offload: true}\n", "offloading to host memory");
-  refused("tokenizer_type: SPMTokenizer\n", "tokenizer_type = SPMTokenizer");
+  refused("tokenizer_type: HFGPT2Tokenizer\n", "tokenizer_type = HFGPT2Tokenizer");
   refused("train_epochs: 3\n", "train_epochs = 3: write train_iters");
   refused("data_impl: lazy\n", "only mmap token files are read");
   refused("curriculum_learning: {enabled: true}\n", "curriculum learning is not supported");

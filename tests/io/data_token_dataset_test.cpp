@@ -67,7 +67,7 @@ TEST(TokenDataset, NothingWrapsAround) {
               HasSubstr("is asked for, but"));
   EXPECT_THAT(error_of([&] { dataset.sample(-1, out); }), HasSubstr("train sample -1"));
   EXPECT_THAT(error_of([&] { dataset.sample(0, small); }), HasSubstr("has 9 tokens, not 8"));
-  EXPECT_THAT(error_of([&] { dataset.sample_labels(0, out); }), HasSubstr("no label files"));
+  EXPECT_THAT(error_of([&] { dataset.sample_labels(0, out); }), HasSubstr("are its tokens"));
 }
 
 TEST(TokenDataset, PartsAreDisjointAndOpenTogether) {

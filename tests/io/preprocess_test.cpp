@@ -97,6 +97,105 @@ TEST_F(PreprocessTest, EachKeyHasItsOwnOutput) {
   EXPECT_THAT(documents("a"), ElementsAre(std::string("2\0", 2), std::string("4\0", 2)));
 }
 
+// Labels as text: characters without a loss are dots, the end of a document (id 0) is $.
+class LabelledPreprocessTest : public PreprocessTest {
+ protected:
+  std::vector<std::string> labels(const std::string& key) const {
+    const IndexedDataset tokens(folder_ + "out_" + key + "_document");
+    const IndexedDataset labels(folder_ + "out_" + key + "_label_document");
+    EXPECT_EQ(labels.dtype(), DType::i32);
+    EXPECT_EQ(labels.size(), tokens.size());
+    std::vector<std::string> texts;
+    for (std::int64_t i = 0; i < tokens.size(); ++i) {
+      EXPECT_EQ(labels.length(i), tokens.length(i));
+      std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens.length(i))), row(ids);
+      tokens.tokens(i, 0, ids);
+      labels.tokens(i, 0, row);
+      std::string text;
+      for (std::size_t t = 0; t < row.size(); ++t) {
+        EXPECT_TRUE(row[t] == ids[t] || row[t] == -100) << row[t];
+        text += row[t] < 0 ? '.' : row[t] == 0 ? '$' : static_cast<char>(row[t]);
+      }
+      texts.push_back(text);
+    }
+    return texts;
+  }
+};
+
+TEST_F(LabelledPreprocessTest, PromptsAndCompletions) {
+  options_.labels.source = LabelSource::prompt_completion;
+  options_.inputs.keys = {"prompt", "completion"};
+  options_.append_eod = true;
+  const PreprocessProgress done =
+      run({write("a.jsonl",
+                 "{\"completion\": \"2\", \"prompt\": \"1+1=\"}\n{\"prompt\": \"\", "
+                 "\"completion\": \"xyz\"}\n{\"prompt\": \"left out\", \"completion\": \"\"}\n")});
+  EXPECT_THAT(documents(), ElementsAre(std::string("1+1=2\0", 6), std::string("xyz\0", 4)));
+  EXPECT_THAT(labels("text"), ElementsAre("....2$", "xyz$"));
+  EXPECT_EQ(done.documents, 2);
+  EXPECT_EQ(done.empty_documents, 1);
+  EXPECT_EQ(done.labels, 6);
+  EXPECT_EQ(done.without_labels, 0);
+  options_.append_eod = false;
+  run({write("a.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}\n")});
+  EXPECT_THAT(labels("text"), ElementsAre(".b"));
+  EXPECT_THAT(error_of({write("b.jsonl", "{\"prompt\": \"a\"}\n")}),
+              HasSubstr("b.jsonl:1: no key 'completion'"));
+}
+
+TEST_F(LabelledPreprocessTest, Conversations) {
+  options_.labels.source = LabelSource::conversations;
+  options_.labels.chat_template = "plain";
+  options_.inputs.keys = {"messages"};
+  options_.append_eod = true;
+  const std::string user = "{\"role\": \"user\", \"content\": \"Hi\"}";
+  const std::string model = "{\"content\": \"Yo\", \"role\": \"assistant\"}";
+  const std::string lines = "{\"messages\": [" + user + ", " + model + "]}\n{\"messages\": [" +
+                            model + ", " + user + "]}\n{\"messages\": []}\n";
+  const PreprocessProgress done = run({write("a.jsonl", lines)});
+  EXPECT_THAT(documents("messages"),
+              ElementsAre(std::string("User: Hi\n\nAssistant: Yo\n\n\0", 26),
+                          std::string("Assistant: Yo\n\nUser: Hi\n\n\0", 26)));
+  EXPECT_THAT(labels("messages"),
+              ElementsAre(std::string(20, '.') + " Yo\n\n$",
+                          std::string(10, '.') + " Yo\n\n" + std::string(11, '.')));
+  EXPECT_EQ(done.labels, 11);
+  EXPECT_EQ(done.empty_documents, 1);
+  options_.labels.chat.only_last = true;
+  EXPECT_EQ(run({write("a.jsonl", lines)}).without_labels, 1);
+  EXPECT_THAT(labels("messages"),
+              ElementsAre(std::string(20, '.') + " Yo\n\n$", std::string(26, '.')));
+}
+
+TEST_F(LabelledPreprocessTest, Delimiter) {
+  options_.labels.source = LabelSource::delimiter;
+  options_.labels.delimiter = {'A', ':'};
+  options_.append_eod = true;
+  run({write(
+      "a.jsonl",
+      "{\"text\": \"Q: AA: x A: y\"}\n{\"text\": \"none\"}\n{\"text\": \"at the end A:\"}\n")});
+  EXPECT_THAT(labels("text"), ElementsAre("...... x A: y$", "none$", std::string(14, '.')));
+}
+
+TEST_F(LabelledPreprocessTest, BadConversations) {
+  options_.labels.source = LabelSource::conversations;
+  options_.labels.chat_template = "zephyr";
+  options_.inputs.keys = {"messages"};
+  const auto error = [&](const std::string& line) {
+    return error_of({write("a.jsonl", "{\"messages\": []}\n" + line)});
+  };
+  EXPECT_THAT(error("{\"messages\": \"text\"}"), HasSubstr("a.jsonl:2: the value of key 'messages' "
+                                                           "is \"text\"; expected a list"));
+  EXPECT_THAT(error("{\"messages\": [1]}"), HasSubstr("message 1 is 1; expected {\"role\""));
+  EXPECT_THAT(error("{\"messages\": [{\"role\": \"user\"}]}"),
+              HasSubstr("a.jsonl:2: message 1 has no string \"content\": {\"role\":\"user\"}"));
+  EXPECT_THAT(error("{\"messages\": [{\"role\": \"tool\", \"content\": \"x\"}]}"),
+              HasSubstr("a.jsonl:2: message 1 has the role 'tool'"));
+  EXPECT_THAT(error("{\"messages\": []}"), HasSubstr("have no text"));
+  EXPECT_THAT(error_of({write("a.txt", "x")}), HasSubstr("conversations are read from .jsonl"));
+  EXPECT_FALSE(any_output());
+}
+
 TEST_F(PreprocessTest, PlainText) {
   const auto file = write("a.txt", "one\ntwo\n\n\nthree\n");
   run({file});
