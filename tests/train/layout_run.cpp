@@ -60,7 +60,6 @@ ModelConfig model_config(Family family, std::int64_t hidden) {
       m.no_weight_tying = false;
       m.pos_emb = PositionEmbedding::alibi;
       m.embedding_norm = m.use_qk_layernorm = true;
-      m.use_bias_in_norms = false;  // without rotation that of keys has no gradient but rounding
       break;
     case Family::scaled:
       m.norm = NormKind::scalenorm;
@@ -74,7 +73,6 @@ ModelConfig model_config(Family family, std::int64_t hidden) {
       m.pos_emb = PositionEmbedding::sinusoidal;
       m.num_kv_heads = 2;
       m.use_qk_layernorm = true;
-      m.use_bias_in_norms = false;  // as above
       m.activation = Activation::mish;
       break;
     case Family::masked:
