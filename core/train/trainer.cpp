@@ -204,7 +204,7 @@ void Trainer::print_summary() const {
   if (world_.rank() == 0 && !warning.empty()) log_warning("{}", warning);
   log_info("memory on rank 0:\n{}", engine_->memory_plan().table());
   log_info("data:\n{}", describe(data_));
-  if (!engine_->ops().fast(dtype)) {
+  if (world_.rank() == 0 && !engine_->ops().fast(dtype)) {
     log_warning(
         "this {} has no instructions for {} products: they run in f32, slower; consider "
         "precision.precision = fp32",

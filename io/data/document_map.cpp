@@ -145,6 +145,22 @@ std::string_view name_of(Packing packing) {
   fail("unknown packing");
 }
 
+void DocumentMap::count(const IndexedDataset& data, std::span<const std::uint8_t> uses) {
+  for (std::size_t i = 0; i < uses.size(); ++i) {
+    const Use use{uses[i]};
+    const std::int64_t length = data.length(spec_.first_document + static_cast<std::int64_t>(i));
+    if (use == Use::kept) tokens_ += std::min(length, spec_.seq_length + 1);
+    kept_ += use == Use::kept ? 1 : 0;
+    too_long_ += use == Use::too_long ? 1 : 0;
+    without_labels_ += use == Use::without_labels ? 1 : 0;
+  }
+  require(kept_ > 0,
+          "'{}': none of the documents {} to {} can be used: {} are longer than seq_length + 1 = "
+          "{} tokens (data.allow_chopped = true would cut them), {} have no label that counts",
+          data.prefix(), spec_.first_document, spec_.last_document - 1, too_long_,
+          spec_.seq_length + 1, without_labels_);
+}
+
 DocumentMap DocumentMap::make(const IndexedDataset& data, const IndexedDataset* labels,
                               const DocumentMapSpec& spec, const std::string& cache_dir,
                               const std::string& name) {
@@ -153,19 +169,7 @@ DocumentMap DocumentMap::make(const IndexedDataset& data, const IndexedDataset* 
   map.spec_ = spec;
   const ArrayImage judged = judge_documents(data, labels, spec, cache_dir, name);
   const auto uses = judged.array<std::uint8_t>(0);
-  for (std::size_t i = 0; i < uses.size(); ++i) {
-    const Use use{uses[i]};
-    const std::int64_t length = data.length(spec.first_document + static_cast<std::int64_t>(i));
-    if (use == Use::kept) map.tokens_ += std::min(length, spec.seq_length + 1);
-    map.kept_ += use == Use::kept ? 1 : 0;
-    map.too_long_ += use == Use::too_long ? 1 : 0;
-    map.without_labels_ += use == Use::without_labels ? 1 : 0;
-  }
-  require(map.kept_ > 0,
-          "'{}': none of the documents {} to {} can be used: {} are longer than seq_length + 1 = "
-          "{} tokens (data.allow_chopped = true would cut them), {} have no label that counts",
-          data.prefix(), spec.first_document, spec.last_document - 1, map.too_long_,
-          spec.seq_length + 1, map.without_labels_);
+  map.count(data, uses);
   const bool unpacked = spec.packing == Packing::unpacked;
   const std::int64_t passes =
       // One sample more: where it begins the last one ends.

@@ -63,6 +63,9 @@ class DocumentMap {
   const std::string& key() const { return key_; }
 
  private:
+  // Of the use of each document of the range; throws when none is kept.
+  void count(const IndexedDataset& data, std::span<const std::uint8_t> uses);
+
   DocumentMapSpec spec_;
   std::int64_t kept_ = 0, too_long_ = 0, without_labels_ = 0, tokens_ = 0;
   std::string key_;
