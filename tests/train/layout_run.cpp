@@ -145,10 +145,15 @@ Config layout_config(const Layout& layout, const RunSize& size) {
   c.batch.train_batch_size = size.batch;
   c.batch.train_micro_batch_size_per_gpu = layout.micro_batch;
   c.optimizer.gradient_clipping = 0.5;
-  // Some gradients are nothing but rounding (key biases with learned positions): a larger epsilon
-  // keeps AdamW from making steps of them.
   c.optimizer.type = layout.optimizer;
-  if (layout.optimizer != "lion" && layout.optimizer != "sgd") c.optimizer.eps = 1e-6;
+  // Some gradients are nothing but rounding (key biases with learned positions): a larger epsilon
+  // keeps AdamW from making steps of them. In LAMB it must be larger: a tensor of zeros moves by
+  // the raw update.
+  if (layout.optimizer == "lamb") {
+    c.optimizer.eps = 1e-4;
+  } else if (layout.optimizer != "lion" && layout.optimizer != "sgd") {
+    c.optimizer.eps = 1e-6;
+  }
   c.train.train_iters = 20;
   c.train.cross_entropy_chunk = 23;
   c.train.seed_dropout = 77;
