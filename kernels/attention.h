@@ -3,6 +3,8 @@
 
 #include "core/base/rng.h"
 #include "core/tensor/tensor.h"
+#include "kernels/alibi.h"
+#include "kernels/attention_mask.h"
 #include "kernels/dropout.h"
 
 namespace neox {
@@ -63,6 +65,8 @@ struct AttentionProblem {
   std::int64_t head_dim = 0;
   float scale = 1.0f;  ///< multiplies q.k, usually 1/sqrt(head_dim)
   AttentionDropout dropout{};
+  AlibiBias alibi{};
+  AttentionMask mask{};
 };
 
 class AttentionOps {

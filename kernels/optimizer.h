@@ -42,8 +42,12 @@ class OptimizerOps {
   /// apart and added later in that order; cutting them otherwise changes the last bits.
   virtual void square_sum(Stream& stream, ConstTensor x, Tensor out, bool accumulate) const = 0;
 
-  /// scale f32 [1] = min(1, max_norm / (sqrt(square_sum) + 1e-6)); 1 when max_norm <= 0.
-  virtual void clip_scale(Stream& stream, ConstTensor square_sum, float max_norm,
+  /// scale f32 [1]: what turns gradients that were computed loss_scale times too large into those
+  /// of the step. With norm = sqrt(square_sum) / loss_scale,
+  ///   scale = min(1, max_norm / (norm + 1e-6)) / loss_scale; 1 / loss_scale when max_norm <= 0.
+  /// loss_scale: 1 to 2^64. Where it is a power of two, nothing is rounded that would not be
+  /// with 1.
+  virtual void clip_scale(Stream& stream, ConstTensor square_sum, float max_norm, float loss_scale,
                           Tensor scale) const = 0;
 };
 

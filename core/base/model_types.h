@@ -11,13 +11,35 @@ enum class Activation : std::uint8_t {
   gelu_tanh,  ///< x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
   silu,       ///< x sigmoid(x)
   relu,
-  sigmoid,  ///< for glu
-  identity  ///< for bilinear
+  squared_relu,  ///< max(x, 0)^2
+  mish,          ///< x tanh(log(1 + e^x))
+  softsign,      ///< x / (1 + |x|)
+  sigmoid,       ///< for glu
+  identity       ///< for bilinear
 };
 
-enum class NormKind : std::uint8_t { layernorm, rmsnorm };
+/// Formulas in docs/config.md "norm".
+enum class NormKind : std::uint8_t { layernorm, rmsnorm, scalenorm, non_parametric_layernorm };
 
-enum class PositionEmbedding : std::uint8_t { rotary, learned, none };
+enum class PositionEmbedding : std::uint8_t { rotary, learned, sinusoidal, alibi, none };
+
+/// How rotary embedding reaches beyond the lengths it was trained on; formulas in
+/// core/model/rotary_frequencies.h.
+enum class RopeScaling : std::uint8_t { none, linear, ntk, yarn, llama3 };
+
+/// Which keys the attention of a layer sees (docs/attention.md).
+enum class AttentionKind : std::uint8_t {
+  global,
+  window,  ///< sliding_window_width keys and itself
+  local,   ///< block-sparse, as the following; patterns in core/model/block_patterns.h
+  sparse_fixed,
+  sparse_variable,
+  bigbird,
+  bslongformer
+};
+constexpr bool is_sparse(AttentionKind kind) {
+  return kind >= AttentionKind::local;
+}
 
 /// Rules of docs/config.md "init_method"; formulas in core/model/init.h.
 enum class InitMethod : std::uint8_t {

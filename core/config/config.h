@@ -27,9 +27,33 @@ struct ModelConfig {
   NormKind norm = NormKind::layernorm;
   double layernorm_epsilon = 1e-5;
   double rms_norm_epsilon = 1e-8;
+  double scalenorm_epsilon = 1e-8;
+  bool use_qk_layernorm = false;
+  bool embedding_norm = false;
   PositionEmbedding pos_emb = PositionEmbedding::rotary;
   double rotary_pct = 1.0;
   double rotary_emb_base = 10000;
+  RopeScaling rope_scaling = RopeScaling::none;
+  double rope_scaling_factor = 1.0;
+  std::int64_t rope_original_max_position = 0;  // 0: max_position_embeddings / factor
+  double rope_low_freq_factor = 1.0;            // llama3
+  double rope_high_freq_factor = 4.0;
+  double rope_beta_fast = 32.0;  // yarn
+  double rope_beta_slow = 1.0;
+  double rope_attention_factor = 0.0;  // yarn; 0: 0.1 ln(factor) + 1
+  std::int64_t opt_pos_emb_offset = 0;
+  std::vector<std::string> attention_config = {"global"};  // see core/config/attention_kinds.h
+  std::int64_t sliding_window_width = 0;                   // 0: none
+  std::int64_t sparse_block = 16;
+  std::int64_t sparse_num_local_blocks = 4;
+  std::int64_t sparse_num_global_blocks = 1;
+  std::int64_t sparse_num_different_global_patterns = 1;
+  std::int64_t sparse_num_random_blocks = -1;  // bigbird 1, else 0
+  std::int64_t sparse_num_sliding_window_blocks = 3;
+  std::vector<std::int64_t> sparse_local_window_blocks = {4};
+  std::vector<std::int64_t> sparse_global_block_indices = {0};
+  std::vector<std::int64_t> sparse_global_block_end_indices;  // none: one behind each index
+  bool sparse_different_layout_per_head = false;
   bool no_weight_tying = false;
   Activation activation = Activation::gelu;  // of the gate when gated
   bool gated = false;  // set by activation = swiglu, geglu, reglu, glu, bilinear
@@ -65,7 +89,7 @@ struct ParallelConfig {
   std::int64_t virtual_pipeline_size = 1;    // chunks of layers per stage
   std::int64_t zero_stage = 0;               // 0..3
   double gradient_bucket_mb = 4.0;           // MiB reduced per message
-  DType gradient_reduce_dtype = DType::f32;  // f32 or bf16
+  DType gradient_reduce_dtype = DType::f32;  // f32, bf16; f16 with precision f16
   std::string recompute = "none";            // none selective full first_n
   std::int64_t recompute_layers = 0;         // first_n: layers of each chunk
   bool checkpoint_activations = false;       // GPT-NeoX's spelling of recompute = full
@@ -74,10 +98,23 @@ struct ParallelConfig {
   friend bool operator==(const ParallelConfig&, const ParallelConfig&) = default;
 };
 
+/// Any gradient that f16 could hold has long overflowed there, and f32 holds 1 / it.
+inline constexpr double kMaxLossScale = 0x1p64;
+
 /// [precision]
 struct PrecisionConfig {
   DType precision = DType::f32;  // compute dtype; main weights and gradients are always f32
   bool allow_tf32 = false;       // f32 products on GPUs
+  // f16: the loss is multiplied so that small gradients stay above what f16 rounds to 0.
+  double loss_scale = 0;                  // 0: dynamic
+  std::int64_t initial_scale_power = 16;  // dynamic: starts at 2^this
+  std::int64_t loss_scale_window = 1000;  // steps without overflow until it doubles
+  std::int64_t hysteresis = 2;            // overflows until it is halved
+  bool consecutive_hysteresis = false;    // count only overflows in a row
+  double min_loss_scale = 1;              // an overflow there ends the run
+
+  bool scales_loss() const { return precision == DType::f16; }
+  bool scales_dynamically() const { return scales_loss() && loss_scale == 0; }
 
   friend bool operator==(const PrecisionConfig&, const PrecisionConfig&) = default;
 };
@@ -163,6 +200,8 @@ struct DataConfig {
   double weighted_sampler_alpha = 1.0;
   std::int64_t eod_token = -1;  // -1: the tokenizer's
   bool eod_mask_loss = false;
+  bool mask_documents = false;
+  bool reset_positions = false;
   bool mmap_warmup = false;
   std::string index_cache_dir;                  // empty: beside the data
   std::int64_t prefetch = 4;                    // steps read ahead

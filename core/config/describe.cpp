@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "core/config/attention_kinds.h"
 #include "core/config/option.h"
 #include "core/config/resolve.h"
 
@@ -162,10 +163,29 @@ std::vector<std::string> compare_architecture(const ModelConfig& a, const ModelC
   const auto matters = [&](const Option& option) {
     const std::string_view name = option.name;
     if (name.starts_with("rotary_")) return both(&ModelConfig::pos_emb, PositionEmbedding::rotary);
+    if (name.starts_with("rope_low_") || name.starts_with("rope_high_")) {
+      return both(&ModelConfig::rope_scaling, RopeScaling::llama3);
+    }
+    if (name.starts_with("rope_beta_") || name == "rope_attention_factor") {
+      return both(&ModelConfig::rope_scaling, RopeScaling::yarn);
+    }
+    if (name == "rope_original_max_position") {
+      return either(&ModelConfig::rope_scaling, RopeScaling::llama3) ||
+             either(&ModelConfig::rope_scaling, RopeScaling::yarn);
+    }
     if (name == "max_position_embeddings") {
       return both(&ModelConfig::pos_emb, PositionEmbedding::learned);
     }
-    if (name == "layernorm_epsilon") return both(&ModelConfig::norm, NormKind::layernorm);
+    if (name == "attention_config" || name.starts_with("sparse_")) {
+      // Different spellings of the same layers, and options of kinds that neither has, are equal.
+      if (!has_sparse_attention(left.model) && !has_sparse_attention(right.model)) return false;
+    }
+    if (name == "layernorm_epsilon") {
+      const bool of_heads = either(&ModelConfig::use_qk_layernorm, true);
+      return left.model.norm == right.model.norm && left.model.norm != NormKind::rmsnorm &&
+             (left.model.norm != NormKind::scalenorm || of_heads);
+    }
+    if (name == "scalenorm_epsilon") return both(&ModelConfig::norm, NormKind::scalenorm);
     if (name == "rms_norm_epsilon") return both(&ModelConfig::norm, NormKind::rmsnorm);
     if (name == "use_bias_in_norms") return either(&ModelConfig::norm, NormKind::layernorm);
     if (name == "add_qkv_bias") return either(&ModelConfig::use_bias_in_attn_linear, false);

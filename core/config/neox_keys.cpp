@@ -4,17 +4,20 @@ namespace neox::detail {
 
 const std::string_view kTranslatedKeys =
     "precision fp16 bf16 optimizer zero_optimization activation bias_gelu_fusion mlp_type "
-    "intermediate_size expansion_factor mlp_multiple_of attention_config load use_bias_in_norms";
+    "intermediate_size expansion_factor mlp_multiple_of attention_config sparsity_config load norm "
+    "use_bias_in_norms "
+    "use_qk_layernorm";
 
 namespace {
 
 constexpr SameKeys kSame[] = {
     {"model",
      "num_layers hidden_size num_attention_heads num_kv_heads seq_length max_position_embeddings "
-     "make_vocab_size_divisible_by norm layernorm_epsilon rms_norm_epsilon pos_emb rotary_pct "
-     "rotary_emb_base no_weight_tying gpt_j_residual gpt_j_tied use_bias_in_attn_linear "
-     "use_bias_in_mlp init_method output_layer_init_method init_method_std hidden_dropout "
-     "attention_dropout"},
+     "make_vocab_size_divisible_by layernorm_epsilon rms_norm_epsilon scalenorm_epsilon pos_emb "
+     "rotary_pct rotary_emb_base sliding_window_width opt_pos_emb_offset no_weight_tying "
+     "gpt_j_residual gpt_j_tied "
+     "use_bias_in_attn_linear use_bias_in_mlp init_method output_layer_init_method "
+     "init_method_std hidden_dropout attention_dropout"},
     {"parallel", "pipe_parallel_size model_parallel_size sequence_parallel checkpoint_activations"},
     {"batch",
      "train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps "
@@ -57,9 +60,6 @@ constexpr std::string_view kAny = "*";
 
 constexpr AbsentKey kAbsent[] = {
     // model
-    {"sliding_window_width", "null", "sliding-window attention is not supported"},
-    {"scalenorm_epsilon", kAny, "only read with norm = scalenorm"},
-    {"use_qk_layernorm", kOff, "normalised queries and keys are not supported"},
     {"layernorm_fusion", kAny, kFusion},
     {"rmsnorm_fusion", kAny, kFusion},
     {"rope_fusion", kAny, kFusion},
@@ -71,9 +71,7 @@ constexpr AbsentKey kAbsent[] = {
     {"rotary_save_freqs_buffer", kAny, "rotary tables are computed, not stored"},
     {"rpe_num_buckets", kAny, "only read with pos_emb = rpe"},
     {"rpe_max_distance", kAny, "only read with pos_emb = rpe"},
-    {"opt_pos_emb_offset", "0|null", "an offset of learned positions is not supported"},
-    {"sparsity_config", "null|{}", "block-sparse attention is not supported"},
-    {"sparsity", "none|null", "block-sparse attention is not supported"},
+    {"sparsity", "none|null", "write the layers' kinds as attention_config"},
     {"attention_softmax_in_fp32", kAny, "softmax is computed in float32 in any case"},
     {"apply_query_key_layer_scaling", kAny,
      "it guards fp16 from overflow and does not change what is computed; softmax is in float32"},
@@ -128,7 +126,7 @@ constexpr AbsentKey kAbsent[] = {
     {"gradient_predivide_factor", kAny, "gradients travel as sums of float32"},
     {"sparse_gradients", kOff, "sparse gradients are not supported"},
     {"fp16_lm_cross_entropy", kAny, "the loss is computed in float32 in any case"},
-    {"loss_scale", "null", "a static loss scale belongs to fp16, which is not supported yet"},
+    {"loss_scale", "null", "write it into the block fp16, where GPT-NeoX's own files have it"},
     {"hysteresis", kAny, kUnread},
     {"loss_scale_window", kAny, kUnread},
     {"min_scale", kAny, kUnread},

@@ -3,6 +3,7 @@
 
 #include "core/base/format.h"
 #include "core/config/neox_yaml_internal.h"
+#include "core/config/resolve.h"
 #include "core/config/suggest.h"
 
 namespace neox::detail {
@@ -93,9 +94,11 @@ void Translation::half_precision(const Key& key) {
   set(key, "precision.precision", word);
   for (const auto& pair : key.value) {
     const auto name = pair.first.as<std::string>();
-    if (name == "enabled" || name == "fp16" || name == "type") continue;
-    if (find_option("precision." + name) != nullptr) {
-      set(key, "precision." + name, pair.second);
+    if (name == "enabled" || name == "fp16" || name == "type" || is_null(pair.second)) continue;
+    const auto scaling = loss_scale_options();
+    const std::string option = "precision." + name;
+    if (fp16 && std::find(scaling.begin(), scaling.end(), option) != scaling.end()) {
+      set(Key{key.name + "." + name, pair.second, key.where}, option, pair.second);
     } else {
       comment(key.name + "." + name, pair.second,
               fp16 ? "loss scaling has no such option here" : "bfloat16 needs no loss scaling");
@@ -192,33 +195,25 @@ void Translation::mlp() {
   width(config_.model.gated);
 }
 
-void Translation::attention() {
-  const auto key = take("attention_config");
-  if (!key) return;
-  if (!key->value.IsSequence()) return problem(*key, "expected a list, as [[[\"flash\"], 6]]");
-  std::set<std::string> kinds;
-  for (const YAML::Node& entry : key->value) {
-    const YAML::Node names = entry.IsSequence() && entry.size() > 0 ? entry[0] : entry;
-    if (names.IsSequence()) {
-      for (const YAML::Node& name : names) kinds.insert(text_of(name));
-    } else {
-      kinds.insert(text_of(names));
-    }
-  }
-  for (const std::string& kind : kinds) {
-    if (kind != "global" && kind != "flash") {
-      problem(*key,
-              fmt::format("attention of kind '{}' is not supported; global and flash are", kind));
-    }
-  }
-  comment("attention_config", key->value, "every layer has global causal attention");
-}
-
 void Translation::norms() {
-  const auto key = take("use_bias_in_norms");
-  if (!key) return;
-  comment("use_bias_in_norms", key->value,
-          "GPT-NeoX never reads it: its layernorms have biases, and so have these");
+  if (const auto key = take("norm")) {
+    const std::string word = lower_case(text_of(key->value));
+    const bool engine = word.starts_with("te_");  // the same formula and epsilon
+    set_text(*key, "model.norm", engine ? word.substr(3) : word);
+    if (engine) comment("norm", key->value, "Transformer Engine is not used");
+  }
+  if (const auto key = take("use_qk_layernorm")) {
+    set(*key, "model.use_qk_layernorm", key->value);
+    if (is_true(key->value)) {
+      comment("use_qk_layernorm", key->value,
+              "each head is normalised by itself here; GPT-NeoX normalises all heads of a rank "
+              "together, so that its result depends on model_parallel_size");
+    }
+  }
+  if (const auto key = take("use_bias_in_norms")) {
+    comment("use_bias_in_norms", key->value,
+            "GPT-NeoX never reads it: its layernorms have biases, and so have these");
+  }
 }
 
 void Translation::load() {

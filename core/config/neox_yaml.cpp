@@ -66,15 +66,23 @@ void Translation::override_with(const ParsedCommand& command) {
 // GPT-NeoX then saves nothing, whatever the other keys say; here they would contradict that.
 void Translation::without_save() {
   if (!config_.checkpoint.save.empty()) return;
-  const Config nothing;
   for (const char* name : {"checkpoint.checkpoint_factor", "checkpoint.checkpoint_scale",
                            "checkpoint.extra_save_iters"}) {
-    if (origins_.erase(name) == 0) continue;
-    const Option& option = *find_option(name);
-    comments_.push_back(fmt::format("{} = {}: nothing is saved without the key save", option.name,
-                                    value_text(option, config_)));
-    static_cast<void>(set_value(option, config_, value_text(option, nothing)));
+    drop(name, "nothing is saved without the key save");
   }
+}
+
+// The files say fp16, the command line another precision.
+void Translation::without_loss_scale() {
+  if (config_.precision.scales_loss()) return;
+  for (const char* name : loss_scale_options()) drop(name, "only fp16 needs loss scaling");
+}
+
+void Translation::drop(const char* name, std::string_view reason) {
+  if (origins_.erase(name) == 0) return;
+  const Option& option = *find_option(name);
+  comments_.push_back(fmt::format("{} = {}: {}", option.name, value_text(option, config_), reason));
+  static_cast<void>(set_value(option, config_, default_text(option)));
 }
 
 // What the training program would say of it, for the smallest number of ranks.
@@ -171,6 +179,7 @@ std::string ini_from_neox_yaml(const std::vector<std::string>& files,
   }
   translation.override_with(command);
   translation.without_save();
+  translation.without_loss_scale();
   translation.check();
   translation.finish();
   return translation.ini(files);

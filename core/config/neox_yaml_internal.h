@@ -41,6 +41,7 @@ class Translation {
   void run();
   void override_with(const ParsedCommand& command);
   void without_save();
+  void without_loss_scale();
   void check();
   std::string ini(const std::vector<std::string>& files) const;
   void finish() const { problems_.throw_if_any(); }
@@ -71,6 +72,8 @@ class Translation {
   void set(const Key& key, const std::string& option, const YAML::Node& value);
   void set_text(const Key& key, const std::string& option, const std::string& text);
   std::int64_t number(const std::string& name, std::int64_t fallback);
+  /// Back to the default, with a comment, where the files set it.
+  void drop(const char* option, std::string_view reason);
 
   // ---- translations ---------------------------------------------------------------------------
   void precision();
@@ -82,6 +85,8 @@ class Translation {
   void mlp();
   void width(bool gated);
   void attention();
+  std::optional<std::vector<std::string>> attention_of_layers(const Key& key);
+  void block_patterns(const Key& key, bool local, bool fixed);
   void norms();
   void load();
   void plain(const Key& key);

@@ -31,14 +31,13 @@ constexpr Section kSections[] = {
 // Options of GPT-NeoX that its users' files hold and that have no counterpart of the same shape.
 const std::map<std::string_view, std::string_view>& absent_options() {
   static const std::map<std::string_view, std::string_view> table = {
-      {"attention_config", "every layer uses exact causal attention"},
       {"bias_dropout_fusion", "fusions are chosen by the engine; leave it out"},
       {"bias_gelu_fusion", "its gelu is the tanh form: write model.activation = gelu_tanh"},
       {"bf16", "write precision.precision = bfloat16"},
       {"checkpoint_num_layers", "see parallel.recompute"},
       {"data_impl", "token files are always memory-mapped; leave it out"},
       {"expansion_factor", "write model.intermediate_size"},
-      {"fp16", "fp16 training is not supported yet; write precision.precision = bfloat16"},
+      {"fp16", "write precision.precision = fp16; its settings are options of [precision]"},
       {"fp32_allreduce", "see parallel.gradient_reduce_dtype; fp32 is the default"},
       {"hostfile", "ranks come from mpirun or srun"},
       {"launcher", "ranks come from mpirun or srun"},

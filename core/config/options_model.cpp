@@ -1,6 +1,7 @@
 // The options of [model].
 #include <array>
 
+#include "core/config/attention_kinds.h"
 #include "core/config/field.h"
 
 namespace neox {
@@ -11,12 +12,23 @@ namespace {
 
 constexpr Choice kNorms[] = {
     {"layernorm", "(x - mean) / sqrt(var + layernorm_epsilon) * weight + bias"},
-    {"rmsnorm", "x / sqrt(mean(x^2) + rms_norm_epsilon) * weight"}};
+    {"rmsnorm", "x / sqrt(mean(x^2) + rms_norm_epsilon) * weight"},
+    {"scalenorm", "x / sqrt(sum(x^2) + scalenorm_epsilon^2) * weight, one number"},
+    {"non_parametric_layernorm", "(x - mean) / sqrt(var + layernorm_epsilon)"}};
 
 constexpr Choice kPositions[] = {
     {"rotary", "rotates the first rotary_pct of each head's channels; half-split pairs"},
     {"learned", "a table of max_position_embeddings rows, added to the token embedding"},
+    {"sinusoidal", "sines of position * 10000^(-2i/h), then cosines, added to the token embedding"},
+    {"alibi", "a penalty on attention scores that grows with the distance, by head"},
     {"none", "no position information beyond the causal mask"}};
+
+constexpr Choice kRopeScalings[] = {
+    {"none", "as trained"},
+    {"linear", "positions divided by rope_scaling_factor"},
+    {"ntk", "base * factor^(d / (d - 2)), d the rotated channels"},
+    {"yarn", "by wavelength between linear and none; scores scaled (YaRN)"},
+    {"llama3", "by wavelength between linear and none, as Llama 3.1"}};
 
 constexpr Choice kInits[] = {
     {"normal", "N(0, s) with s = init_method_std"},
@@ -32,12 +44,19 @@ struct ActivationWord {
   Activation activation;
   bool gated;
 };
-constexpr ActivationWord kActivationWords[] = {
-    {"gelu", Activation::gelu, false},  {"gelu_tanh", Activation::gelu_tanh, false},
-    {"silu", Activation::silu, false},  {"relu", Activation::relu, false},
-    {"geglu", Activation::gelu, true},  {"geglu_tanh", Activation::gelu_tanh, true},
-    {"swiglu", Activation::silu, true}, {"reglu", Activation::relu, true},
-    {"glu", Activation::sigmoid, true}, {"bilinear", Activation::identity, true}};
+constexpr ActivationWord kActivationWords[] = {{"gelu", Activation::gelu, false},
+                                               {"gelu_tanh", Activation::gelu_tanh, false},
+                                               {"silu", Activation::silu, false},
+                                               {"relu", Activation::relu, false},
+                                               {"squared_relu", Activation::squared_relu, false},
+                                               {"mish", Activation::mish, false},
+                                               {"softsign", Activation::softsign, false},
+                                               {"geglu", Activation::gelu, true},
+                                               {"geglu_tanh", Activation::gelu_tanh, true},
+                                               {"swiglu", Activation::silu, true},
+                                               {"reglu", Activation::relu, true},
+                                               {"glu", Activation::sigmoid, true},
+                                               {"bilinear", Activation::identity, true}};
 
 constexpr Choice kActivations[] = {
     {"gelu", "x/2 (1 + erf(x / sqrt 2))"},
@@ -45,6 +64,9 @@ constexpr Choice kActivations[] = {
      "gelu_fast gelu_new gelu_pytorch_tanh"},
     {"silu", "x sigmoid(x)", "swish"},
     {"relu", "max(x, 0)"},
+    {"squared_relu", "max(x, 0)^2", "relu2"},
+    {"mish", "x tanh(log(1 + e^x))"},
+    {"softsign", "x / (1 + |x|)"},
     {"geglu", "gated: gelu(gate) * up"},
     {"geglu_tanh", "gated: gelu_tanh(gate) * up"},
     {"swiglu", "gated: silu(gate) * up"},
@@ -129,6 +151,81 @@ std::vector<Option> shape_options() {
   };
 }
 
+std::string validate_attention(const Config& c) {
+  return check_attention_kinds(c.model.attention_config);
+}
+
+std::vector<Option> attention_options() {
+  return {
+      {.name = "attention_config",
+       .field = at<&ModelConfig::attention_config>(),
+       .doc = "Kinds of attention of the layers, over and over (docs/attention.md)",
+       .architecture = true,
+       .validate = validate_attention},
+      {.name = "sliding_window_width",
+       .field = at<&ModelConfig::sliding_window_width>(),
+       .doc =
+           "Keys before its own that a query sees in layers of kind window; without any, in global",
+       .unit = "tokens",
+       .default_means = "no window",
+       .range = count(0),
+       .architecture = true},
+      {.name = "sparse_block",
+       .field = at<&ModelConfig::sparse_block>(),
+       .doc = "Positions of a block of block-sparse attention; a multiple of 16",
+       .unit = "tokens",
+       .range = count(16),
+       .architecture = true},
+      {.name = "sparse_num_local_blocks",
+       .field = at<&ModelConfig::sparse_num_local_blocks>(),
+       .doc = "sparse_fixed: blocks of a local window; local: half as many before the query's own",
+       .range = count(1),
+       .architecture = true},
+      {.name = "sparse_num_global_blocks",
+       .field = at<&ModelConfig::sparse_num_global_blocks>(),
+       .doc =
+           "sparse_fixed: blocks of a window that all later ones see; bigbird: the first so many",
+       .range = count(0),
+       .architecture = true},
+      {.name = "sparse_num_different_global_patterns",
+       .field = at<&ModelConfig::sparse_num_different_global_patterns>(),
+       .doc = "sparse_fixed: heads take turns with so many choices of a window's global blocks",
+       .range = count(1),
+       .architecture = true},
+      {.name = "sparse_num_random_blocks",
+       .field = at<&ModelConfig::sparse_num_random_blocks>(),
+       .doc = "sparse_variable, bigbird: random earlier blocks that each block sees",
+       .default_means = "1 for bigbird, else none",
+       .range = count(-1),
+       .architecture = true},
+      {.name = "sparse_num_sliding_window_blocks",
+       .field = at<&ModelConfig::sparse_num_sliding_window_blocks>(),
+       .doc = "bigbird, bslongformer: half as many blocks before the query's own",
+       .range = count(1),
+       .architecture = true},
+      {.name = "sparse_local_window_blocks",
+       .field = at<&ModelConfig::sparse_local_window_blocks>(),
+       .doc = "sparse_variable: blocks of the first, second, ... window; the last for all others",
+       .range = count(1),
+       .architecture = true},
+      {.name = "sparse_global_block_indices",
+       .field = at<&ModelConfig::sparse_global_block_indices>(),
+       .doc = "sparse_variable, bslongformer: blocks that all later ones see",
+       .range = count(0),
+       .architecture = true},
+      {.name = "sparse_global_block_end_indices",
+       .field = at<&ModelConfig::sparse_global_block_end_indices>(),
+       .doc = "With it, blocks from each of sparse_global_block_indices up to, without, this",
+       .default_means = "one block each",
+       .range = count(1),
+       .architecture = true},
+      {.name = "sparse_different_layout_per_head",
+       .field = at<&ModelConfig::sparse_different_layout_per_head>(),
+       .doc = "Each head has its own random blocks, and its own of the different global patterns",
+       .architecture = true},
+  };
+}
+
 std::vector<Option> block_options() {
   return {
       {.name = "norm",
@@ -146,6 +243,19 @@ std::vector<Option> block_options() {
        .doc = "Added to the mean square by rmsnorm",
        .range = kPositive,
        .architecture = true},
+      {.name = "scalenorm_epsilon",
+       .field = at<&ModelConfig::scalenorm_epsilon>(),
+       .doc = "Lower bound of the length by which scalenorm divides",
+       .range = kPositive,
+       .architecture = true},
+      {.name = "use_qk_layernorm",
+       .field = at<&ModelConfig::use_qk_layernorm>(),
+       .doc = "Norm of each head's queries and keys (rmsnorm where norm is that, else layernorm)",
+       .architecture = true},
+      {.name = "embedding_norm",
+       .field = at<&ModelConfig::embedding_norm>(),
+       .doc = "Norm behind the embedding, as BLOOM",
+       .architecture = true},
       {.name = "pos_emb",
        .field = enum_at<&ModelConfig::pos_emb, kPositions>(),
        .doc = "How positions enter the model (GPT-NeoX's default is learned)",
@@ -160,6 +270,54 @@ std::vector<Option> block_options() {
        .field = at<&ModelConfig::rotary_emb_base>(),
        .doc = "Base of the rotary wavelengths (theta)",
        .range = {.min = 1, .above_min = true},
+       .architecture = true},
+      {.name = "rope_scaling",
+       .field = enum_at<&ModelConfig::rope_scaling, kRopeScalings>(),
+       .doc = "Stretches rotary embedding to longer sequences than it was trained on",
+       .choices = kRopeScalings,
+       .architecture = true},
+      {.name = "rope_scaling_factor",
+       .field = at<&ModelConfig::rope_scaling_factor>(),
+       .doc = "How many times longer",
+       .range = {.min = 1},
+       .architecture = true},
+      {.name = "rope_original_max_position",
+       .field = at<&ModelConfig::rope_original_max_position>(),
+       .doc = "yarn, llama3: length of the sequences before the stretching",
+       .unit = "tokens",
+       .default_means = "max_position_embeddings / rope_scaling_factor",
+       .range = count(0),
+       .architecture = true},
+      {.name = "rope_low_freq_factor",
+       .field = at<&ModelConfig::rope_low_freq_factor>(),
+       .doc = "llama3: wavelengths above the original length / this are stretched in full",
+       .range = kPositive,
+       .architecture = true},
+      {.name = "rope_high_freq_factor",
+       .field = at<&ModelConfig::rope_high_freq_factor>(),
+       .doc = "llama3: wavelengths below the original length / this stay",
+       .range = kPositive,
+       .architecture = true},
+      {.name = "rope_beta_fast",
+       .field = at<&ModelConfig::rope_beta_fast>(),
+       .doc = "yarn: channels with more turns than this over the original length stay",
+       .range = kPositive,
+       .architecture = true},
+      {.name = "rope_beta_slow",
+       .field = at<&ModelConfig::rope_beta_slow>(),
+       .doc = "yarn: channels with fewer turns than this are stretched in full",
+       .range = kPositive,
+       .architecture = true},
+      {.name = "rope_attention_factor",
+       .field = at<&ModelConfig::rope_attention_factor>(),
+       .doc = "yarn: multiplies rotated queries and keys",
+       .default_means = "0.1 ln(rope_scaling_factor) + 1",
+       .range = {.min = 0},
+       .architecture = true},
+      {.name = "opt_pos_emb_offset",
+       .field = at<&ModelConfig::opt_pos_emb_offset>(),
+       .doc = "Rows of the learned position table before the first position's (OPT: 2)",
+       .range = count(0, 1e6),
        .architecture = true},
       {.name = "no_weight_tying",
        .field = at<&ModelConfig::no_weight_tying>(),
@@ -228,7 +386,7 @@ std::vector<Option> start_options() {
 
 std::vector<Option> model_options() {
   std::vector<Option> all = shape_options();
-  for (auto* more : {&block_options, &start_options}) {
+  for (auto* more : {&block_options, &attention_options, &start_options}) {
     const std::vector<Option> group = more();
     all.insert(all.end(), group.begin(), group.end());
   }

@@ -11,7 +11,7 @@ namespace {
 constexpr Choice kPrecisions[] = {
     {"fp32", "float32 throughout", "float32 f32 float"},
     {"bfloat16", "matrix products and activations in bfloat16", "bf16"},
-    {"fp16", "not for training yet: it needs loss scaling", "float16 f16 half"}};
+    {"fp16", "the same in float16, with loss scaling", "float16 f16 half"}};
 
 constexpr Choice kSchedules[] = {
     {"gpipe", "all forward passes, then all backward passes"},
@@ -22,7 +22,8 @@ constexpr Choice kSchedules[] = {
 
 constexpr Choice kReduceTypes[] = {
     {"fp32", "sums of float32", "float32 f32"},
-    {"bf16", "half the traffic, with rounding that depends on the number of ranks", "bfloat16"}};
+    {"bf16", "half the traffic, with rounding that depends on the number of ranks", "bfloat16"},
+    {"fp16", "the same in float16; with precision = fp16 only", "float16 f16 half"}};
 
 constexpr Choice kRecompute[] = {
     {"none", "keep every activation that backward needs"},
@@ -138,6 +139,31 @@ std::vector<Option> precision_options() {
        .field = at<&PrecisionConfig::allow_tf32>(),
        .doc =
            "On GPUs round the inputs of float32 products to TF32 (10 bits), which is much faster"},
+      {.name = "loss_scale",
+       .field = at<&PrecisionConfig::loss_scale>(),
+       .doc = "With fp16: factor of the loss in backward; 0: dynamic, by the options below",
+       .range = {.min = 0, .max = kMaxLossScale}},
+      {.name = "initial_scale_power",
+       .field = at<&PrecisionConfig::initial_scale_power>(),
+       .doc = "With fp16: the dynamic loss scale starts at 2 to this power",
+       .range = count(0, 64)},
+      {.name = "loss_scale_window",
+       .field = at<&PrecisionConfig::loss_scale_window>(),
+       .doc = "With fp16: the loss scale doubles after so many steps without an overflow",
+       .unit = "steps",
+       .range = count(1)},
+      {.name = "hysteresis",
+       .field = at<&PrecisionConfig::hysteresis>(),
+       .doc = "With fp16: overflows it takes to halve the loss scale; each one after them halves "
+              "it, too",
+       .range = count(1, 1e6)},
+      {.name = "consecutive_hysteresis",
+       .field = at<&PrecisionConfig::consecutive_hysteresis>(),
+       .doc = "With fp16: hysteresis counts overflows in a row, not all until the scale doubles"},
+      {.name = "min_loss_scale",
+       .field = at<&PrecisionConfig::min_loss_scale>(),
+       .doc = "With fp16: smallest dynamic loss scale; when it has to shrink further the run ends",
+       .range = {.min = 0, .max = kMaxLossScale, .above_min = true}},
   };
 }
 

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "core/config/attention_kinds.h"
 #include "core/config/option.h"
 #include "core/config/problems.h"
 
@@ -58,6 +59,20 @@ class Checker {
   Problems problems_;
 };
 
+void check_rope(const ModelConfig& m, Checker& c) {
+  const bool scaled = m.rope_scaling != RopeScaling::none;
+  c.check(!scaled || m.pos_emb == PositionEmbedding::rotary, "model.rope_scaling",
+          "needs model.pos_emb = rotary");
+  c.check(scaled || m.rope_scaling_factor == 1.0, "model.rope_scaling_factor",
+          "needs model.rope_scaling");
+  c.check(m.rope_scaling != RopeScaling::ntk || m.rotary_dim() > 2, "model.rope_scaling",
+          "ntk needs more than 2 rotated channels");
+  c.check(m.rope_scaling != RopeScaling::llama3 || m.rope_high_freq_factor > m.rope_low_freq_factor,
+          "model.rope_high_freq_factor", "must be greater than model.rope_low_freq_factor");
+  c.check(m.rope_scaling != RopeScaling::yarn || m.rope_beta_fast > m.rope_beta_slow,
+          "model.rope_beta_fast", "must be greater than model.rope_beta_slow");
+}
+
 void check_model(const ModelConfig& m, Checker& c) {
   const std::int64_t heads = m.num_attention_heads;
   if (m.hidden_size % heads != 0) {
@@ -80,6 +95,10 @@ void check_model(const ModelConfig& m, Checker& c) {
   }
   c.check(!m.gpt_j_tied || m.gpt_j_residual, "model.gpt_j_tied",
           "needs model.gpt_j_residual = true");
+  c.check(m.opt_pos_emb_offset == 0 || m.pos_emb == PositionEmbedding::learned,
+          "model.opt_pos_emb_offset", "needs model.pos_emb = learned");
+  check_rope(m, c);
+  for (const std::string& problem : attention_problems(m)) c.problem(problem);
 }
 
 constexpr const char* kPipe = "parallel.pipe_parallel_size";
@@ -90,10 +109,29 @@ constexpr const char* kRecompute = "parallel.recompute";
 constexpr const char* kRecomputeLayers = "parallel.recompute_layers";
 constexpr const char* kCheckpointActivations = "parallel.checkpoint_activations";
 
-// Options whose implementation is still to come; a line goes when its option works.
-void refuse_unimplemented(const Config& config, Checker& c) {
-  c.check(config.precision.precision != DType::f16, "precision.precision",
-          "training in fp16 needs loss scaling, which is not implemented yet; use bfloat16");
+constexpr const char* kReduceDtype = "parallel.gradient_reduce_dtype";
+constexpr const char* kInitialScale = "precision.initial_scale_power";
+constexpr const char* kMinScale = "precision.min_loss_scale";
+constexpr const char* kLossScaleOptions[] = {
+    "precision.loss_scale",        kInitialScale,          kMinScale,
+    "precision.loss_scale_window", "precision.hysteresis", "precision.consecutive_hysteresis"};
+
+void check_precision(const Config& config, Checker& c) {
+  const PrecisionConfig& p = config.precision;
+  if (!p.scales_loss()) {
+    for (const char* key : kLossScaleOptions) {
+      const Option& option = *find_option(key);
+      c.check(value_text(option, config) == default_text(option), key,
+              "only fp16 needs loss scaling; leave it out, or set precision.precision = fp16");
+    }
+    c.check(config.parallel.gradient_reduce_dtype != DType::f16, kReduceDtype,
+            "gradients without a loss scale vanish in fp16; use bf16 or fp32");
+  }
+  if (p.scales_dynamically() &&
+      std::ldexp(1.0, static_cast<int>(p.initial_scale_power)) < p.min_loss_scale) {
+    c.problem(fmt::format("{} is above the scale that the run starts with, 2 to the {}",
+                          c.quote(kMinScale), c.quote(kInitialScale)));
+  }
 }
 
 // checkpoint_activations and recompute = full are one setting; afterwards they agree.
@@ -429,6 +467,10 @@ void resolve_model(ModelConfig& model, const Origins& origins) {
   model = config.model;
 }
 
+std::span<const char* const> loss_scale_options() {
+  return kLossScaleOptions;
+}
+
 std::int64_t data_parallel_size(const ParallelConfig& parallel, std::int64_t world_size) {
   const std::int64_t model_ranks =
       std::max<std::int64_t>(parallel.pipe_parallel_size, 1) * parallel.model_parallel_size;
@@ -439,8 +481,7 @@ std::int64_t data_parallel_size(const ParallelConfig& parallel, std::int64_t wor
   return world_size / model_ranks;
 }
 
-void resolve(Config& config, std::int64_t world_size, const Origins& origins,
-             Unimplemented unimplemented) {
+void resolve(Config& config, std::int64_t world_size, const Origins& origins) {
   require(world_size >= 1, "the number of ranks is {}; expected at least 1", world_size);
   Config result = config;
   Checker checker(result, origins);
@@ -454,8 +495,8 @@ void resolve(Config& config, std::int64_t world_size, const Origins& origins,
     check_tokens(result, checker);
     check_rampup(result.batch, data_ranks, checker);
   }
-  if (unimplemented == Unimplemented::refuse) refuse_unimplemented(result, checker);
   check_optimizer(result.optimizer, checker);
+  check_precision(result, checker);
   resolve_schedule(result, checker);
   check_data(result.data, checker);
   check_logging(result.logging, checker);

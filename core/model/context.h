@@ -19,6 +19,9 @@ struct MicroBatchView {
   std::int64_t first_sample = 0;  ///< index of sequence 0 in the global batch: keys dropout
   ConstTensor ids{};              ///< i32 [batch*seq]
   ConstTensor positions{};        ///< i32 [batch*seq]
+  /// i32 [batch*seq]: where in its sequence each token's document begins; empty: attention sees
+  /// across documents.
+  ConstTensor documents{};
   ConstTensor labels{};           ///< i32 [batch*seq]; empty without a loss
   ConstTensor weights{};  ///< f32 [batch*seq]: weight of each token's loss; empty without a loss
   std::int64_t rows() const { return batch * seq; }
@@ -30,6 +33,9 @@ enum class Recompute : std::uint8_t {
   selective,  ///< outputs of norms and activation functions: cheap to repeat
   full        ///< everything but the layer's input
 };
+
+struct NormTables;
+class BlockPatterns;
 
 struct Context {
   const Backend& ops;
@@ -47,6 +53,8 @@ struct Context {
   std::int64_t step = 0;
   /// In device memory, for work that is recorded: instead of step and batch.first_sample.
   const DropoutPosition* dropout_position = nullptr;
+  const NormTables* norms = nullptr;
+  const BlockPatterns* patterns = nullptr;
 
   DType dtype() const { return parameters.compute_dtype(); }
   /// Weight gradients are a call of their own: what they need stays in `gradients`.

@@ -62,10 +62,38 @@ constexpr Rule kLlamaRules[] = {
     {"layers.#.attention.query", "model.layers.#.self_attn.q_proj"},
     {"layers.#.attention.key", "model.layers.#.self_attn.k_proj"},
     {"layers.#.attention.value", "model.layers.#.self_attn.v_proj"},
+    {"layers.#.attention.query_layernorm", "model.layers.#.self_attn.q_norm"},
+    {"layers.#.attention.key_layernorm", "model.layers.#.self_attn.k_norm"},
     {"layers.#.attention.dense", "model.layers.#.self_attn.o_proj"},
     {"layers.#.mlp.gate_proj", "model.layers.#.mlp.gate_proj"},
     {"layers.#.mlp.up_proj", "model.layers.#.mlp.up_proj"},
     {"layers.#.mlp.down_proj", "model.layers.#.mlp.down_proj"}};
+
+constexpr Rule kOptRules[] = {
+    {"embed_in", "model.decoder.embed_tokens"},
+    {"embed_positions", "model.decoder.embed_positions"},
+    {"embed_out", "lm_head"},
+    {"final_layer_norm", "model.decoder.final_layer_norm"},
+    {"layers.#.input_layernorm", "model.decoder.layers.#.self_attn_layer_norm"},
+    {"layers.#.post_attention_layernorm", "model.decoder.layers.#.final_layer_norm"},
+    {"layers.#.attention.query_key_value",
+     "model.decoder.layers.#.self_attn.q_proj model.decoder.layers.#.self_attn.k_proj "
+     "model.decoder.layers.#.self_attn.v_proj"},
+    {"layers.#.attention.dense", "model.decoder.layers.#.self_attn.out_proj"},
+    {"layers.#.mlp.dense_h_to_4h", "model.decoder.layers.#.fc1"},
+    {"layers.#.mlp.dense_4h_to_h", "model.decoder.layers.#.fc2"}};
+
+constexpr Rule kBloomRules[] = {
+    {"embed_in", "transformer.word_embeddings"},
+    {"embed_layer_norm", "transformer.word_embeddings_layernorm"},
+    {"embed_out", "lm_head"},
+    {"final_layer_norm", "transformer.ln_f"},
+    {"layers.#.input_layernorm", "transformer.h.#.input_layernorm"},
+    {"layers.#.post_attention_layernorm", "transformer.h.#.post_attention_layernorm"},
+    {"layers.#.attention.query_key_value", "transformer.h.#.self_attention.query_key_value"},
+    {"layers.#.attention.dense", "transformer.h.#.self_attention.dense"},
+    {"layers.#.mlp.dense_h_to_4h", "transformer.h.#.mlp.dense_h_to_4h"},
+    {"layers.#.mlp.dense_4h_to_h", "transformer.h.#.mlp.dense_4h_to_h"}};
 
 struct FamilyTable {
   std::string_view class_name;
@@ -85,8 +113,17 @@ FamilyTable table_of(HfFamily family) {
               ".attn.bias .attn.masked_bias"};
     case HfFamily::llama:
       return {"LlamaForCausalLM", kLlamaRules, "model.", "lm_head.weight", ".rotary_emb.inv_freq"};
+    case HfFamily::mistral:
+      return {"MistralForCausalLM", kLlamaRules, "model.", "lm_head.weight",
+              ".rotary_emb.inv_freq"};
     case HfFamily::qwen2:
       return {"Qwen2ForCausalLM", kLlamaRules, "model.", "lm_head.weight", ".rotary_emb.inv_freq"};
+    case HfFamily::qwen3:
+      return {"Qwen3ForCausalLM", kLlamaRules, "model.", "lm_head.weight", ".rotary_emb.inv_freq"};
+    case HfFamily::opt:
+      return {"OPTForCausalLM", kOptRules, "model.", "lm_head.weight", ""};
+    case HfFamily::bloom:
+      return {"BloomForCausalLM", kBloomRules, "transformer.", "lm_head.weight", ""};
   }
   fail("internal error: unknown Hugging Face family");
 }

@@ -18,8 +18,12 @@ namespace neox {
 enum class HfFamily : std::uint8_t {
   gpt_neox,  ///< GPTNeoXForCausalLM: names and layouts are ours
   gpt2,      ///< GPT2LMHeadModel: Conv1D weights [in, out]; c_attn columns [all q | all k | all v]
-  llama,     ///< LlamaForCausalLM, MistralForCausalLM: separate q, k, v
-  qwen2      ///< Qwen2ForCausalLM: LLaMA's names; biases in q, k, v alone
+  llama,     ///< LlamaForCausalLM: separate q, k, v
+  mistral,   ///< MistralForCausalLM: the same, with a sliding window
+  qwen2,     ///< Qwen2ForCausalLM: LLaMA's names; biases in q, k, v alone
+  qwen3,     ///< Qwen3ForCausalLM: LLaMA's names; norms of each head's queries and keys
+  opt,       ///< OPTForCausalLM: separate q, k, v; positions from row 2 of their table on
+  bloom      ///< BloomForCausalLM: layouts are ours
 };
 
 struct HfTensor {

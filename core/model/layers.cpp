@@ -1,5 +1,8 @@
 #include "core/model/layers.h"
 
+#include <cmath>
+#include <vector>
+
 namespace neox {
 namespace {
 
@@ -16,34 +19,91 @@ ParameterSpec replicated_vector(const std::string& name, std::int64_t n, InitRul
 
 // ---- Norm ---------------------------------------------------------------------------------------
 
+namespace {
+
+double epsilon_of(NormKind kind, const ModelConfig& model, std::int64_t width) {
+  switch (kind) {
+    case NormKind::layernorm:
+    case NormKind::non_parametric_layernorm:
+      return model.layernorm_epsilon;
+    case NormKind::rmsnorm:
+      return model.rms_norm_epsilon;
+    case NormKind::scalenorm:  // of the mean of squares
+      return model.scalenorm_epsilon * model.scalenorm_epsilon / static_cast<double>(width);
+  }
+  fail("internal error: unknown norm");
+}
+
+}  // namespace
+
+NormTables::NormTables(const ModelConfig& model, const Backend& ops, Stream& stream, DType compute,
+                       bool dry_run) {
+  const bool scale = model.norm == NormKind::scalenorm;
+  if (!scale && model.norm != NormKind::non_parametric_layernorm) return;
+  const Shape shape{model.hidden_size};
+  factors = OwnedTensor(shape, compute, ops.device(), dry_run);
+  // Gradients are f32, and so is what is multiplied with them.
+  if (scale && compute != DType::f32) exact = OwnedTensor(shape, DType::f32, ops.device(), dry_run);
+  if (dry_run) return;
+  const double factor = scale ? 1.0 / std::sqrt(static_cast<double>(model.hidden_size)) : 1.0;
+  const std::vector<float> host(static_cast<std::size_t>(model.hidden_size),
+                                static_cast<float>(factor));
+  const OwnedTensor moved(shape, DType::f32, ops.device());
+  copy(stream, host_view(host), moved);
+  ops.cast(stream, moved, factors);
+  if (exact.tensor) copy(stream, moved, exact);
+  stream.synchronize();
+}
+
 Norm::Norm(ParameterStore& store, const std::string& name, const ModelConfig& model,
            const ModelPartition& partition)
-    : kind_(model.norm),
-      eps_(static_cast<float>(kind_ == NormKind::layernorm ? model.layernorm_epsilon
-                                                           : model.rms_norm_epsilon)) {
-  const GradientSum sum = partition.rows_sharded ? GradientSum::tensor : GradientSum::none;
-  weight_ = store.add(
-      replicated_vector(name + ".weight", model.hidden_size, InitRule::Kind::ones, partition, sum));
+    : Norm(store, name, model, model.norm, model.hidden_size, partition,
+           partition.rows_sharded ? GradientSum::tensor : GradientSum::none) {}
+
+Norm::Norm(ParameterStore& store, const std::string& name, const ModelConfig& model, NormKind kind,
+           std::int64_t width, const ModelPartition& partition, GradientSum sum)
+    : kind_(kind), width_(width), eps_(static_cast<float>(epsilon_of(kind, model, width))) {
+  if (kind_ == NormKind::non_parametric_layernorm) return;
+  weight_ = store.add(replicated_vector(name + ".weight", kind_ == NormKind::scalenorm ? 1 : width,
+                                        InitRule::Kind::ones, partition, sum));
   if (kind_ == NormKind::layernorm && model.use_bias_in_norms) {
-    bias_ = store.add(replicated_vector(name + ".bias", model.hidden_size, InitRule::Kind::zeros,
-                                        partition, sum));
+    bias_ =
+        store.add(replicated_vector(name + ".bias", width, InitRule::Kind::zeros, partition, sum));
   }
 }
 
+Tensor Norm::spread_weight(const Context& ctx) const {
+  const Tensor vector = ctx.scratch.take({width_, 1}, ctx.dtype());
+  const ConstTensor factors = ctx.norms->factors;
+  ctx.ops.linear(ctx.stream, factors.reshape({width_, 1}),
+                 ctx.parameters.weight(weight_).reshape({1, 1}), {}, vector);
+  return vector.reshape({width_});
+}
+
 void Norm::run(const Context& ctx, ConstTensor x, Tensor y, Tensor mean, Tensor rstd) const {
+  const ArenaScope scope(ctx.scratch);
   const auto& store = ctx.parameters;
-  if (kind_ == NormKind::rmsnorm) {
-    ctx.ops.rms_norm(ctx.stream, x, store.weight(weight_), eps_, y, rstd);
-    return;
+  switch (kind_) {
+    case NormKind::layernorm: {
+      const ConstTensor bias = bias_ < 0 ? ConstTensor{} : ConstTensor(store.weight(bias_));
+      ctx.ops.layer_norm(ctx.stream, x, store.weight(weight_), bias, eps_, y, mean, rstd);
+      break;
+    }
+    case NormKind::non_parametric_layernorm:
+      ctx.ops.layer_norm(ctx.stream, x, ctx.norms->factors, {}, eps_, y, mean, rstd);
+      break;
+    case NormKind::rmsnorm:
+      ctx.ops.rms_norm(ctx.stream, x, store.weight(weight_), eps_, y, rstd);
+      break;
+    case NormKind::scalenorm:
+      ctx.ops.rms_norm(ctx.stream, x, spread_weight(ctx), eps_, y, rstd);
+      break;
   }
-  const ConstTensor bias = bias_ < 0 ? ConstTensor{} : ConstTensor(store.weight(bias_));
-  ctx.ops.layer_norm(ctx.stream, x, store.weight(weight_), bias, eps_, y, mean, rstd);
 }
 
 void Norm::forward(const Context& ctx, ConstTensor x, Tensor y, Saved& saved) const {
   const Tensor rstd = ctx.keep.take({x.rows()}, DType::f32);
-  const Tensor mean =
-      kind_ == NormKind::layernorm ? ctx.keep.take({x.rows()}, DType::f32) : Tensor{};
+  const Tensor mean = has_mean() ? ctx.keep.take({x.rows()}, DType::f32) : Tensor{};
   run(ctx, x, y, mean, rstd);
   saved = {x, mean, rstd};
 }
@@ -55,8 +115,32 @@ void Norm::repeat(const Context& ctx, const Saved& saved, Tensor y) const {
   run(ctx, saved.x, y, mean, rstd);
 }
 
+void Norm::scale_norm_backward(const Context& ctx, ConstTensor dy, const Saved& saved,
+                               ConstTensor residual_grad, Tensor dx, bool weights) const {
+  const ArenaScope scope(ctx.scratch);
+  const Tensor weight = dx ? spread_weight(ctx) : Tensor{};
+  const Tensor vector = weights ? ctx.scratch.take({width_}, DType::f32) : Tensor{};
+  ctx.ops.rms_norm_backward(ctx.stream, dy, saved.x, weight, saved.rstd, residual_grad, dx, vector,
+                            false);
+  if (!weights) return;
+  const auto& store = ctx.parameters;
+  const ConstTensor factors = ctx.norms->exact.tensor ? ctx.norms->exact : ctx.norms->factors;
+  ctx.ops.linear_backward_weight(ctx.stream, vector.reshape({width_, 1}),
+                                 factors.reshape({width_, 1}), store.grad(weight_).reshape({1, 1}),
+                                 {}, store.accumulates(weight_));
+}
+
 void Norm::run_backward(const Context& ctx, ConstTensor dy, const Saved& saved,
                         ConstTensor residual_grad, Tensor dx, bool weights) const {
+  if (kind_ == NormKind::scalenorm) {
+    return scale_norm_backward(ctx, dy, saved, residual_grad, dx, weights);
+  }
+  if (kind_ == NormKind::non_parametric_layernorm) {
+    if (!dx) return;
+    ctx.ops.layer_norm_backward(ctx.stream, dy, saved.x, ctx.norms->factors, saved.mean, saved.rstd,
+                                residual_grad, dx, {}, {}, false);
+    return;
+  }
   const auto& store = ctx.parameters;
   const Tensor weight_grad = weights ? store.grad(weight_) : Tensor{};
   // The second half of a split backward needs no weights, and with ZeRO 3 they are not there.

@@ -9,6 +9,7 @@
 // all rows, and produce this rank's part of a sum over the tensor ranks: outputs of forward, and
 // input gradients of backward. Whoever calls them reduces (Block).
 
+#include <optional>
 #include <string>
 
 #include "core/config/config.h"
@@ -17,14 +18,35 @@
 
 namespace neox {
 
-/// LayerNorm or RMSNorm of the residual stream's local rows.
+/// What norms without a vector of weights multiply by: 1 (non_parametric_layernorm), 1/sqrt(h)
+/// (scalenorm, whose weight is one number).
+struct NormTables {
+  NormTables() = default;
+  NormTables(const ModelConfig& model, const Backend& ops, Stream& stream, DType compute,
+             bool dry_run);
+  OwnedTensor factors;  ///< [h]: T; empty for other norms
+  OwnedTensor exact;    ///< [h]: f32; empty where T is f32
+  std::size_t bytes() const {
+    return (factors.tensor ? factors.tensor.bytes() : 0) +
+           (exact.tensor ? exact.tensor.bytes() : 0);
+  }
+};
+
+/// One of NormKind, of the residual stream's local rows or of heads. ScaleNorm is computed as rms
+/// norm: g x / |x| = (g / sqrt h) x / sqrt(mean(x^2)), where |x| is sqrt(sum(x^2) + eps^2), which
+/// differs from GPT-NeoX's max(|x|, eps) near eps only.
 class Norm {
  public:
   struct Saved {
     ConstTensor x, mean, rstd;
   };
+  /// Of the residual stream.
   Norm(ParameterStore& store, const std::string& name, const ModelConfig& model,
        const ModelPartition& partition);
+  /// Of vectors of `width` elements; `sum`: over which ranks its gradients are added up. Kinds
+  /// that need NormTables only for the model's hidden_size.
+  Norm(ParameterStore& store, const std::string& name, const ModelConfig& model, NormKind kind,
+       std::int64_t width, const ModelPartition& partition, GradientSum sum);
   void forward(const Context& ctx, ConstTensor x, Tensor y, Saved& saved) const;
   /// y again, from what forward saved.
   void repeat(const Context& ctx, const Saved& saved, Tensor y) const;
@@ -40,7 +62,16 @@ class Norm {
   void run_backward(const Context& ctx, ConstTensor dy, const Saved& saved,
                     ConstTensor residual_grad, Tensor dx, bool weights) const;
 
+  /// ScaleNorm's weights as a vector, in scratch memory.
+  Tensor spread_weight(const Context& ctx) const;
+  void scale_norm_backward(const Context& ctx, ConstTensor dy, const Saved& saved,
+                           ConstTensor residual_grad, Tensor dx, bool weights) const;
+  bool has_mean() const {
+    return kind_ == NormKind::layernorm || kind_ == NormKind::non_parametric_layernorm;
+  }
+
   NormKind kind_;
+  std::int64_t width_;
   float eps_;
   ParameterId weight_ = -1, bias_ = -1;
 };
@@ -78,12 +109,11 @@ class Linear {
   ParameterId weight_ = -1, bias_ = -1;
 };
 
-/// cos/sin tables of rotary position embedding: f32 [max_position, rotary_dim/2],
-/// angle = position * base^(-2i/rotary_dim), computed in f64.
+/// cos/sin tables of rotary position embedding: f32 [max_position, rotary_dim/2], times the
+/// amplitude; angles by rotary_frequencies(), computed in f64.
 struct RotaryTables {
   RotaryTables() = default;
-  RotaryTables(std::int64_t max_position, std::int64_t rotary_dim, double base, Device device,
-               Stream& stream, bool dry_run = false);
+  RotaryTables(const ModelConfig& model, Device device, Stream& stream, bool dry_run = false);
   OwnedTensor cos, sin;
   std::size_t bytes() const { return cos.tensor ? cos.tensor.bytes() + sin.tensor.bytes() : 0; }
 };
@@ -100,9 +130,12 @@ class Attention {
  public:
   struct Saved {
     ConstTensor qkv, out, lse;
+    ConstTensor q, k;  ///< with QK-norm: normalised and rotated, [rows, heads * head_dim]
+    Norm::Saved q_norm, k_norm;
   };
   struct Gradients {
     ConstTensor y, qkv;
+    ConstTensor q, k;  ///< with QK-norm: of the norms' outputs
   };
   Attention(ParameterStore& store, const std::string& name, const ModelConfig& model,
             const ModelPartition& partition, int layer);
@@ -124,16 +157,32 @@ class Attention {
   };
   Offsets offsets() const;
   AttentionProblem problem(const Context& ctx, std::int64_t key_length) const;
-  void rotate(const Context& ctx, const RotaryTables& rotary, Tensor qkv, bool inverse) const;
+  struct QueryKeyValue {
+    Heads q, k, v;
+  };
+  QueryKeyValue heads_of(const Context& ctx, Tensor qkv) const;
+  void rotate(const Context& ctx, const RotaryTables& rotary, const QueryKeyValue& heads,
+              bool inverse) const;
+  /// The heads that attention takes: those of qkv, or what QK-norm makes of them, in `arena`.
+  QueryKeyValue normalised(const Context& ctx, Tensor qkv, Arena& arena, Saved& saved) const;
+  Tensor normalise(const Context& ctx, const Norm& norm, ConstHeads from, std::int64_t heads,
+                   Arena& arena, Norm::Saved& saved) const;
+  /// A copy of some heads without gaps, [rows * heads, head_dim], in scratch memory.
+  Tensor packed(const Context& ctx, ConstHeads from, std::int64_t heads) const;
+  void norm_backward(const Context& ctx, const Norm& norm, ConstTensor dy, ConstHeads x, Heads dx,
+                     std::int64_t heads, const Norm::Saved& saved) const;
 
   HeadPartition partition_;
   std::int64_t heads_, kv_heads_;  // held here
   std::int64_t global_heads_, head_dim_;
-  bool rotary_;
+  bool rotary_, alibi_;
   bool fused_per_head_;
   int layer_;
+  AttentionKind kind_;
+  std::int64_t window_;
   double dropout_;
   Linear qkv_, dense_;
+  std::optional<Norm> q_norm_, k_norm_;  ///< per head, the same for all heads
 };
 
 /// Two linear layers around an activation, plain or gated.

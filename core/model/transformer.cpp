@@ -1,6 +1,7 @@
 #include "core/model/transformer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <span>
 
 #include "core/base/trace.h"
@@ -62,16 +63,23 @@ void Transformer::add_embedding() {
   };
   open_block(tied_across_stages_ ? kTiedBlock : "embedding");
   word_embedding_ = add_word_table("embed_in.weight", false);
-  if (!positions) return;
-  if (tied_across_stages_) open_block("embedding");
-  const Shape shape{model_.max_position_embeddings, model_.hidden_size};
-  ParameterSpec spec{"embed_positions.weight",
-                     shape,
-                     Slice::whole(shape),
-                     {InitRule::Kind::random, model_.init_method},
-                     true};
-  spec.counted = partition_.tensor_rank == 0;
-  position_embedding_ = store_.add(std::move(spec));
+  if (positions) {
+    if (tied_across_stages_) open_block("embedding");
+    const Shape shape{model_.max_position_embeddings + model_.opt_pos_emb_offset,
+                      model_.hidden_size};
+    ParameterSpec spec{"embed_positions.weight",
+                       shape,
+                       Slice::whole(shape),
+                       {InitRule::Kind::random, model_.init_method},
+                       true};
+    spec.counted = partition_.tensor_rank == 0;
+    position_embedding_ = store_.add(std::move(spec));
+  }
+  if (!model_.embedding_norm) return;
+  // A block of its own, so that its backward asks for no word table.
+  open_block("embedding_norm");
+  embedding_norm_block_ = embedding_blocks_.back();
+  embedding_norm_.emplace(store_, "embed_layer_norm", model_, partition_);
 }
 
 void Transformer::add_head() {
@@ -115,9 +123,35 @@ void Transformer::commit(const Backend& ops, Stream& stream, DType compute, Stor
                          bool dry_run, const ShardPlan& plan) {
   store_.commit(ops.device(), compute, mode, dry_run, plan);
   if (model_.pos_emb == PositionEmbedding::rotary) {
-    rotary_ = RotaryTables(model_.max_position_embeddings, model_.rotary_dim(),
-                           model_.rotary_emb_base, ops.device(), stream, dry_run);
+    rotary_ = RotaryTables(model_, ops.device(), stream, dry_run);
   }
+  norm_tables_ = NormTables(model_, ops, stream, compute, dry_run);
+  patterns_ = BlockPatterns(model_, partition_heads(model_, partition_).query, ops.device(), stream,
+                            dry_run);
+  if (model_.pos_emb == PositionEmbedding::sinusoidal && word_embedding_ >= 0) {
+    make_sinusoids(ops, stream, compute, dry_run);
+  }
+}
+
+// GPT-NeoX's: sin(p f_i) of all i, then cos(p f_i), f_i = 10000^(-2i/h).
+void Transformer::make_sinusoids(const Backend& ops, Stream& stream, DType compute, bool dry_run) {
+  const Shape shape{model_.max_position_embeddings, model_.hidden_size};
+  sinusoids_ = OwnedTensor(shape, compute, ops.device(), dry_run);
+  if (dry_run) return;
+  const std::int64_t h = model_.hidden_size, sines = (h + 1) / 2;
+  std::vector<float> host;
+  for (std::int64_t p = 0; p < model_.max_position_embeddings; ++p) {
+    for (std::int64_t c = 0; c < h; ++c) {
+      const auto i = static_cast<double>(c < sines ? c : c - sines);
+      const double angle =
+          static_cast<double>(p) * std::pow(10000.0, -2.0 * i / static_cast<double>(h));
+      host.push_back(static_cast<float>(c < sines ? std::sin(angle) : std::cos(angle)));
+    }
+  }
+  const OwnedTensor moved(shape, DType::f32, ops.device());
+  copy(stream, host_view(host), moved);
+  ops.cast(stream, moved, sinusoids_);
+  stream.synchronize();
 }
 
 // ---- one call's circumstances
@@ -140,7 +174,9 @@ Context Transformer::context(const Execution& run, const MicroBatchView& batch, 
           recompute == Recompute::selective,
           run.dropout_seed,
           run.step,
-          training ? run.dropout_position : nullptr};
+          training ? run.dropout_position : nullptr,
+          &norm_tables_,
+          &patterns_};
 }
 
 Recompute Transformer::recompute_of(const Execution& run, const ChunkLayers& layers,
@@ -195,26 +231,41 @@ void end_gradients(const Execution& run, std::span<const int> blocks) {
 
 // ---- embedding ----------------------------------------------------------------------------------
 
-void Transformer::embed(const Context& ctx, BlockObserver* observer, Tensor y) const {
+ConstTensor Transformer::position_table() const {
+  if (position_embedding_ < 0) return sinusoids_.tensor;
+  const ConstTensor table = store_.weight(position_embedding_);
+  return table.slice(model_.opt_pos_emb_offset, table.rows());
+}
+
+void Transformer::embed(const Context& ctx, BlockObserver* observer, Tensor y,
+                        Norm::Saved& saved) const {
   const WeightsInUse weights(observer, embedding_blocks_, false);
   const ArenaScope scope(ctx.scratch);
   // Each tensor rank looks up its part of the vocabulary; one of them adds the positions.
-  const bool positions = position_embedding_ >= 0 && ctx.tensor.rank() == 0;
-  const Tensor part = ctx.tensor.partial(ctx.scratch, y);
+  const ConstTensor table = ctx.tensor.rank() == 0 ? position_table() : ConstTensor{};
+  const Tensor sum = embedding_norm_ ? ctx.keep.take(y.shape, ctx.dtype()) : y;
+  const Tensor part = ctx.tensor.partial(ctx.scratch, sum);
   ctx.ops.embedding(ctx.stream, ctx.batch.ids, store_.weight(word_embedding_), vocabulary_.begin,
-                    positions ? ctx.batch.positions : ConstTensor{},
-                    positions ? ConstTensor(store_.weight(position_embedding_)) : ConstTensor{},
-                    part);
-  ctx.tensor.reduce(ctx.stream, part, y).wait(ctx.stream);
+                    table ? ctx.batch.positions : ConstTensor{}, table, part);
+  ctx.tensor.reduce(ctx.stream, part, sum).wait(ctx.stream);
+  if (embedding_norm_) embedding_norm_->forward(ctx, sum, y, saved);
   const Dropout dropout = ctx.dropout(model_.hidden_dropout, RngPurpose::embedding_dropout, 0);
   if (dropout.p > 0.0f) ctx.ops.dropout(ctx.stream, y, dropout, y);
 }
 
-void Transformer::embed_backward(const Execution& run, const Context& ctx, Tensor dy) const {
+void Transformer::embed_backward(const Execution& run, const Context& ctx, Tensor dy,
+                                 const Norm::Saved& saved) const {
   const ArenaScope scope(ctx.scratch);
   begin_gradients(run, embedding_blocks_);
   const Dropout dropout = ctx.dropout(model_.hidden_dropout, RngPurpose::embedding_dropout, 0);
   if (dropout.p > 0.0f) ctx.ops.dropout(ctx.stream, dy, dropout, dy);
+  if (embedding_norm_) {
+    const WeightsInUse weights(run.observer, {&embedding_norm_block_, 1}, true);
+    const Tensor dsum = ctx.scratch.take(dy.shape, ctx.dtype());
+    embedding_norm_->backward(ctx, dy, saved, {}, dsum);
+    if (ctx.split_backward()) embedding_norm_->backward_weight(ctx, dy, saved);
+    dy = dsum;
+  }
   const ConstTensor all = ctx.tensor.gather(ctx.stream, ctx.scratch, dy).wait(ctx.stream);
   const Tensor dwords = store_.grad(word_embedding_);
   // A head that shares the table has written this gradient already.
@@ -224,7 +275,8 @@ void Transformer::embed_backward(const Execution& run, const Context& ctx, Tenso
   if (position_embedding_ >= 0) {
     const Tensor dpositions = store_.grad(position_embedding_);
     if (!store_.accumulates(position_embedding_)) fill_zero(ctx.stream, dpositions);
-    ctx.ops.embedding_backward(ctx.stream, ctx.batch.positions, all, 0, dpositions);
+    ctx.ops.embedding_backward(ctx.stream, ctx.batch.positions, all, 0,
+                               dpositions.slice(model_.opt_pos_emb_offset, dpositions.rows()));
   }
   end_gradients(run, embedding_blocks_);
 }
@@ -258,8 +310,9 @@ void Transformer::head_loss(const Execution& run, const Context& ctx, ConstTenso
   const WeightsInUse weights(run.observer, head_blocks_, backward);
   const ArenaScope scope(ctx.scratch);
   const Tensor normed = ctx.scratch.take(x.shape, ctx.dtype());
-  const Context temporary = {ctx.ops,     ctx.stream,  ctx.parameters, ctx.tensor,
-                             ctx.scratch, ctx.scratch, ctx.scratch,    ctx.batch};
+  Context temporary = {ctx.ops,     ctx.stream,  ctx.parameters, ctx.tensor,
+                       ctx.scratch, ctx.scratch, ctx.scratch,    ctx.batch};
+  temporary.norms = ctx.norms;
   Norm::Saved saved;
   final_norm_->forward(temporary, x, normed, saved);
   const ConstTensor u = ctx.tensor.gather(ctx.stream, ctx.scratch, normed).wait(ctx.stream);
@@ -336,7 +389,8 @@ void Transformer::forward(const Execution& run, const MicroBatchView& batch, int
   pass.block_gradients.resize(count);
   if (this->chunk(chunk).embedding) {
     pass.input = pass.keep.take(shape, store_.compute_dtype());
-    embed(context(run, batch, true, pass.keep, run.scratch), run.observer, pass.input);
+    embed(context(run, batch, true, pass.keep, run.scratch), run.observer, pass.input,
+          pass.embedding_norm);
   }
   Tensor x = pass.input;
   for (std::size_t i = layers.begin; i < layers.end; ++i) {
@@ -402,7 +456,8 @@ void Transformer::backward(const Execution& run, const MicroBatchView& batch, in
   }
   pass.input_gradient = gradient;
   if (this->chunk(chunk).embedding && !pass.split()) {
-    embed_backward(run, context(run, batch, true, pass.keep, gradients), gradient);
+    embed_backward(run, context(run, batch, true, pass.keep, gradients), gradient,
+                   pass.embedding_norm);
   }
 }
 
@@ -424,7 +479,8 @@ void Transformer::backward_weight(const Execution& run, const MicroBatchView& ba
     end_gradients(run, {&store_block_[i], 1});
   }
   if (this->chunk(chunk).embedding) {
-    embed_backward(run, context(run, batch, true, pass.keep, *pass.gradients), pass.input_gradient);
+    embed_backward(run, context(run, batch, true, pass.keep, *pass.gradients), pass.input_gradient,
+                   pass.embedding_norm);
   }
 }
 
@@ -445,7 +501,8 @@ ConstTensor Transformer::forward_only(const Context& ctx, BlockObserver* observe
   Tensor y = ctx.keep.take(shape, ctx.dtype()), other = ctx.keep.take(shape, ctx.dtype());
   ConstTensor x = input;
   if (this->chunk(chunk).embedding) {
-    embed(ctx, observer, other);
+    Norm::Saved unused;
+    embed(ctx, observer, other, unused);
     x = other;
   }
   for (std::size_t i = layers.begin; i < layers.end; ++i) {
@@ -493,7 +550,8 @@ void Transformer::next_token_logits(const Execution& run, const MicroBatchView& 
   const Context ctx = context(run, batch, false, run.keep, run.scratch);
   const Shape shape{batch.rows(), model_.hidden_size};
   Tensor x = run.keep.take(shape, ctx.dtype()), y = run.keep.take(shape, ctx.dtype());
-  embed(ctx, nullptr, x);
+  Norm::Saved unused;
+  embed(ctx, nullptr, x, unused);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     blocks_[i].forward_cached(ctx, rotary_, x, y, caches[i]);
     std::swap(x, y);
@@ -504,7 +562,6 @@ void Transformer::next_token_logits(const Execution& run, const MicroBatchView& 
     copy(run.stream, x.slice((b + 1) * batch.seq - 1, (b + 1) * batch.seq), last.slice(b, b + 1));
   }
   const Tensor normed = run.scratch.take(last.shape, ctx.dtype());
-  Norm::Saved unused;
   final_norm_->forward(ctx, last, normed, unused);
   run.ops.linear(run.stream, normed, store_.weight(output_table()), {}, out);
 }

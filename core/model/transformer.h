@@ -9,6 +9,7 @@
 #include "core/model/block.h"
 #include "core/model/block_graphs.h"
 #include "core/model/block_observer.h"
+#include "core/model/block_patterns.h"
 
 namespace neox {
 
@@ -49,6 +50,7 @@ struct ChunkPass {
   Arena* gradients = nullptr;
   /// Residual streams [local rows, h] at the chunk's borders.
   Tensor input{}, output{}, output_gradient{}, input_gradient{};
+  Norm::Saved embedding_norm{};
   std::vector<ConstTensor> inputs{};  ///< of each block
   std::vector<Block::Saved> saved{};
   std::vector<Block::Gradients> block_gradients{};
@@ -68,8 +70,11 @@ class Transformer {
   const ModelPartition& partition() const { return partition_; }
   ParameterStore& parameters() { return store_; }
   const ParameterStore& parameters() const { return store_; }
-  /// Bytes of what is neither parameter nor activation: tables of rotary position embedding.
-  std::size_t table_bytes() const { return rotary_.bytes(); }
+  /// Bytes of what is neither parameter nor activation: tables of positions and norms.
+  std::size_t table_bytes() const {
+    return rotary_.bytes() + norm_tables_.bytes() + patterns_.bytes() +
+           (sinusoids_.tensor ? sinusoids_.tensor.bytes() : 0);
+  }
   int chunk_count() const { return static_cast<int>(partition_.chunks.size()); }
   const ModelChunk& chunk(int index) const {
     return partition_.chunks.at(static_cast<std::size_t>(index));
@@ -134,8 +139,12 @@ class Transformer {
   void add_head();
   ParameterId add_word_table(const std::string& name, bool tied_copy);
 
-  void embed(const Context& ctx, BlockObserver* observer, Tensor y) const;
-  void embed_backward(const Execution& run, const Context& ctx, Tensor dy) const;
+  void embed(const Context& ctx, BlockObserver* observer, Tensor y, Norm::Saved& saved) const;
+  void embed_backward(const Execution& run, const Context& ctx, Tensor dy,
+                      const Norm::Saved& saved) const;
+  /// The table that positions are looked up in, empty without one.
+  ConstTensor position_table() const;
+  void make_sinusoids(const Backend& ops, Stream& stream, DType compute, bool dry_run);
   /// The residual stream after the chunk's last block, without dropout; lies in ctx.keep or is
   /// `input`.
   ConstTensor forward_only(const Context& ctx, BlockObserver* observer, int chunk,
@@ -167,7 +176,12 @@ class Transformer {
   std::vector<int> embedding_blocks_, head_blocks_;
   std::optional<Norm> final_norm_;
   std::vector<Block::Saved> unkept_;
+  std::optional<Norm> embedding_norm_;
+  int embedding_norm_block_ = -1;
   RotaryTables rotary_;
+  NormTables norm_tables_;
+  BlockPatterns patterns_;
+  OwnedTensor sinusoids_;  ///< of the first stage: T [max_position_embeddings, h]
 };
 
 /// Parameters of the whole model.

@@ -26,7 +26,7 @@ Place place_of(const std::string& name, ParameterId id, int rank) {
   Place place{-1, id, rank, name};
   if (name.starts_with("layers.")) {
     place.layer = std::strtoll(name.c_str() + 7, nullptr, 10);
-  } else if (!name.starts_with("embed_in") && !name.starts_with("embed_positions")) {
+  } else if (!name.starts_with("embed_") || name.starts_with("embed_out")) {
     place.layer = std::numeric_limits<std::int64_t>::max();
   }
   return place;

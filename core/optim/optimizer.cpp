@@ -53,12 +53,14 @@ UpdateResult Optimizer::step(double lr, const UpdateGuard& guard) {
     const TrafficScope scope(*world_, Purpose::norm);
     world_->all_reduce(sums_, ReduceOp::sum, stream_).wait(stream_);
   }
-  ops_.clip_scale(stream_, square_sum, static_cast<float>(config_.gradient_clipping), scale_);
+  // One factor clips and takes the loss scale away; the gradients themselves are left as they are.
+  ops_.clip_scale(stream_, square_sum, static_cast<float>(config_.gradient_clipping),
+                  static_cast<float>(guard.loss_scale), scale_);
   copy(stream_, sums_, host_sums_);
   stream_.synchronize();
   UpdateResult result;
   if (!store_.dry_run()) {
-    result.grad_norm = std::sqrt(host_sums_.tensor.ptr<double>()[0]);
+    result.grad_norm = std::sqrt(host_sums_.tensor.ptr<double>()[0]) / guard.loss_scale;
     result.loss = host_sums_.tensor.ptr<double>()[1];
   }
   result.applied = std::isfinite(result.grad_norm) && std::isfinite(result.loss) &&

@@ -18,12 +18,14 @@ struct UpdateGuard {
   double loss = 0.0;  ///< this rank's share of the step's loss; the shares' sum is the loss
   double max_loss = std::numeric_limits<double>::infinity();
   double max_grad_norm = std::numeric_limits<double>::infinity();
+  /// The gradients are those of the loss times this; they are divided by it before all else.
+  double loss_scale = 1.0;
 };
 
 /// A step as all ranks see it.
 struct UpdateResult {
   double loss = 0.0;       ///< the sum of UpdateGuard::loss over the ranks
-  double grad_norm = 0.0;  ///< before clipping
+  double grad_norm = 0.0;  ///< before clipping, without the loss scale
   bool applied = false;    ///< false: nothing was changed
 };
 

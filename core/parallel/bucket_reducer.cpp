@@ -17,8 +17,8 @@ BucketReducer::BucketReducer(ParameterStore& store, Communicator* group, const B
               (group != nullptr && group->size() == plan.size && group->rank() == plan.rank),
           "internal error: the store is sharded for rank {} of {}, the group is another", plan.rank,
           plan.size);
-  require(exchange == DType::f32 || exchange == DType::bf16,
-          "gradients can be exchanged in fp32 or bf16, not in {}", name_of(exchange));
+  require(exchange == DType::f32 || exchange == DType::bf16 || exchange == DType::f16,
+          "gradients can be exchanged in fp32, bf16 or fp16, not in {}", name_of(exchange));
   if (group_ == nullptr) return;
   std::size_t buckets = 0;
   for (int b = 0; b < store.block_count(); ++b) buckets += store.block_buckets(b).size();

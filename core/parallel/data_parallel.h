@@ -42,7 +42,7 @@ struct DataParallelMemory {
 class DataParallel final : public BlockObserver {
  public:
   /// The store is committed in training mode; every rank of a group has equal ranges to sum there
-  /// (checked). `exchange`: f32, or bf16: gradients travel in bf16 and are summed in f32.
+  /// (checked). `exchange`: f32; or bf16 or f16, in which gradients then travel; summed in f32.
   /// Collective.
   DataParallel(ParameterStore& store, const GradientGroups& groups, const Backend& ops,
                Stream& stream, DType exchange = DType::f32);

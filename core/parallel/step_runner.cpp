@@ -96,6 +96,14 @@ void StepRunner::allocate_inputs() {
   host_weights_ = OwnedTensor(all, DType::f32, {}, dry_run_);
   host_losses_ = OwnedTensor(all, DType::f32, {}, dry_run_);
   positions_ = OwnedTensor({rows}, DType::i32, device, dry_run_);
+  if (options_.reset_positions) {
+    all_positions_ = OwnedTensor(all, DType::i32, device, dry_run_);
+    host_positions_ = OwnedTensor(all, DType::i32, {}, dry_run_);
+  }
+  if (options_.mask_documents) {
+    all_documents_ = OwnedTensor(all, DType::i32, device, dry_run_);
+    documents_ = OwnedTensor({rows}, DType::i32, device, dry_run_);
+  }
   first_samples_.resize(static_cast<std::size_t>(options_.micro_batches));
   const ModelConfig& model = model_.config();
   if (options_.graphs != GraphMode::off &&
@@ -162,10 +170,12 @@ RunnerMemory StepRunner::memory() const {
                       receive_backward_->bytes() + border_.tensor.bytes();
   }
   for (const OwnedTensor* t : {&ids_, &positions_, &labels_, &weights_, &losses_,
-                               &dropout_positions_, &dropout_position_}) {
+                               &dropout_positions_, &dropout_position_, &all_positions_,
+                               &all_documents_, &documents_}) {
     memory.inputs += t->tensor.bytes();
   }
-  for (const OwnedTensor* t : {&host_weights_, &host_losses_, &host_dropout_positions_}) {
+  for (const OwnedTensor* t :
+       {&host_weights_, &host_losses_, &host_dropout_positions_, &host_positions_}) {
     memory.host_copies += t->tensor.bytes();
   }
   return memory;
@@ -220,7 +230,26 @@ void StepRunner::upload(std::span<const MicroBatch> batches, double weight_scale
     copy(stream_, host_view(batch.labels), part(labels_));
     copy(stream_, part(host_weights_), part(weights_));
     first_samples_[i] = batch.first_sample;
+    if (options_.mask_documents || options_.reset_positions) upload_documents(batch, at);
   }
+}
+
+void StepRunner::upload_documents(const MicroBatch& batch, std::int64_t micro_batch) {
+  const std::vector<std::int32_t>& begins = batch.documents;
+  require(begins.size() == batch.tokens.size(),
+          "internal error: documents of {} tokens, expected {}", begins.size(),
+          batch.tokens.size());
+  const auto part = [&](const OwnedTensor& t) {
+    return t.tensor.slice(micro_batch, micro_batch + 1).reshape({t.tensor.shape[1]});
+  };
+  if (options_.mask_documents) copy(stream_, host_view(begins), part(all_documents_));
+  if (!options_.reset_positions) return;
+  std::int32_t* positions = part(host_positions_).ptr<std::int32_t>();
+  for (std::size_t r = 0; r < begins.size(); ++r) {
+    const auto row = static_cast<std::int64_t>(r) % options_.seq_length;
+    positions[r] = static_cast<std::int32_t>(row) - begins[r];
+  }
+  copy(stream_, part(host_positions_), part(all_positions_));
 }
 
 void StepRunner::upload_dropout_positions(const Execution& run,
@@ -233,10 +262,14 @@ void StepRunner::upload_dropout_positions(const Execution& run,
   copy(stream_, host_dropout_positions_, dropout_positions_);
 }
 
-void StepRunner::set_dropout_position(const Execution& run, int micro_batch) {
-  if (run.dropout_position == nullptr) return;
-  copy(stream_, dropout_positions_.tensor.slice(micro_batch, micro_batch + 1),
-       dropout_position_.tensor);
+void StepRunner::set_micro_batch(const Execution& run, int micro_batch) {
+  const auto set = [&](const OwnedTensor& all, const OwnedTensor& now) {
+    if (!all.tensor) return;
+    copy(stream_, all.tensor.slice(micro_batch, micro_batch + 1), now);
+  };
+  if (run.dropout_position != nullptr) set(dropout_positions_, dropout_position_);
+  set(all_positions_, positions_);
+  set(all_documents_, documents_);
 }
 
 MicroBatchView StepRunner::view(int micro_batch) const {
@@ -249,6 +282,7 @@ MicroBatchView StepRunner::view(int micro_batch) const {
           first_samples_[static_cast<std::size_t>(micro_batch)],
           part(ids_),
           positions_.tensor,
+          options_.mask_documents ? ConstTensor(documents_.tensor) : ConstTensor(),
           part(labels_),
           part(weights_)};
 }
@@ -308,7 +342,7 @@ void StepRunner::act(const Execution& run, const Action& action) {
       return act_backward(run, action);
     case ActionKind::backward_weight: {
       enter(Phase::backward);
-      set_dropout_position(run, micro_batch);  // the embedding's
+      set_micro_batch(run, micro_batch);  // the embedding's
       ChunkPass& pass = passes_.find(chunk, micro_batch);
       model_.backward_weight(run, view(micro_batch), chunk, pass);
       return passes_.release(chunk, micro_batch);
@@ -337,7 +371,7 @@ void StepRunner::act_forward(const Execution& run, const Action& action) {
     receive_forward_->take(action.micro_batch, action.chunk, pass.input, stream_);
   }
   enter(Phase::forward);
-  set_dropout_position(run, action.micro_batch);
+  set_micro_batch(run, action.micro_batch);
   model_.forward(run, batch, action.chunk, pass);
 }
 
@@ -352,7 +386,7 @@ void StepRunner::act_backward(const Execution& run, const Action& action) {
     receive_backward_->take(micro_batch, chunk, pass.output_gradient, stream_);
   }
   enter(Phase::backward);
-  set_dropout_position(run, micro_batch);
+  set_micro_batch(run, micro_batch);
   if (kind == ActionKind::backward_input) passes_.split(pass);
   model_.backward(run, batch, chunk, pass, losses_of(micro_batch));
   if (!model_.chunk(chunk).embedding) copy(stream_, pass.input_gradient, border_);
@@ -382,6 +416,7 @@ void StepRunner::evaluate_chunk(const Execution& run, const Action& action) {
   if (!model_.chunk(action.chunk).embedding) {
     receive_forward_->take(action.micro_batch, action.chunk, border_, stream_);
   }
+  set_micro_batch(run, action.micro_batch);
   model_.evaluate(run, view(action.micro_batch), action.chunk, border_.tensor, border_.tensor,
                   losses_of(action.micro_batch));
 }

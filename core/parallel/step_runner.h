@@ -36,6 +36,9 @@ struct RunnerOptions {
   std::int64_t loss_chunk = 1024;
   std::uint64_t dropout_seed = 0;
   GraphMode graphs = GraphMode::off;  ///< of a model without tensor parallelism
+  /// Micro-batches come with MicroBatch::documents, and attention does not see across them /
+  /// positions count from the begin of each.
+  bool mask_documents = false, reset_positions = false;
 };
 
 /// Bytes of a runner's memory by what they are for.
@@ -100,7 +103,8 @@ class StepRunner {
     if (clock_ != nullptr) clock_->enter(phase);
   }
   void upload_dropout_positions(const Execution& run, std::span<const MicroBatch> batches);
-  void set_dropout_position(const Execution& run, int micro_batch);
+  void upload_documents(const MicroBatch& batch, std::int64_t micro_batch);
+  void set_micro_batch(const Execution& run, int micro_batch);
   void act(const Execution& run, const Action& action);
   void act_forward(const Execution& run, const Action& action);
   void act_backward(const Execution& run, const Action& action);
@@ -123,6 +127,9 @@ class StepRunner {
   std::optional<IncomingMessages> receive_forward_, receive_backward_;
   OwnedTensor ids_, positions_, labels_, weights_, losses_;  // [micro-batches, rows]
   OwnedTensor host_weights_, host_losses_;
+  // With mask_documents / reset_positions: of all micro-batches; positions_ and documents_ are then
+  // those of the one that the stream works on, at an address that recorded work may keep.
+  OwnedTensor all_positions_, host_positions_, all_documents_, documents_;
   std::vector<std::int64_t> first_samples_;
   // With graphs and dropout: DropoutPosition of each micro-batch, [micro-batches, 2] of i64, and of
   // the one that the stream works on.

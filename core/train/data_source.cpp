@@ -21,6 +21,7 @@ BatchLoaderOptions loader_options(const Config& config, const BatchSizes& sizes,
   options.dp_size = group.size();
   options.eod = config.data.eod_token;
   options.eod_mask_loss = config.data.eod_mask_loss;
+  options.find_documents = config.data.mask_documents || config.data.reset_positions;
   options.vocab_size = config.model.vocab_size;
   options.prefetch = config.data.prefetch;
   options.steps_needed = steps;

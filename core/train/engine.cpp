@@ -60,6 +60,8 @@ RunnerOptions runner_options(const Config& config, const ParallelLayout& layout)
   options.loss_chunk = config.train.cross_entropy_chunk;
   options.dropout_seed = static_cast<std::uint64_t>(config.train.seed_dropout);
   options.graphs = graph_mode(config, layout);
+  options.mask_documents = config.data.mask_documents;
+  options.reset_positions = config.data.reset_positions;
   return options;
 }
 
@@ -93,7 +95,7 @@ std::string MemoryPlan::table() const {
                                                        {"recomputed block", recompute},
                                                        {"temporaries", scratch},
                                                        {"inputs", inputs},
-                                                       {"rotary tables", tables},
+                                                       {"tables", tables},
                                                        {"step scalars", scalars},
                                                        {"host copies", host_copies},
                                                        {"total", total()},
@@ -172,7 +174,8 @@ Engine::StepResult Engine::train_step(std::span<const MicroBatch> batches, doubl
   if (clock_) clock_->begin_step();
   data_parallel_->begin_step(static_cast<std::int64_t>(batches.size()));
   StepResult result;
-  result.loss_sum = runner_->train(batches, gradient_scale, step, *data_parallel_);
+  result.loss_sum =
+      runner_->train(batches, gradient_scale * limits.loss_scale, step, *data_parallel_);
   // The ranks of a tensor group computed the same losses.
   if (topology_.coordinates().tensor != 0) result.loss_sum = 0.0;
   Activity::set("gradient reduction", step + 1);
@@ -187,8 +190,8 @@ Engine::StepResult Engine::train_step(std::span<const MicroBatch> batches, doubl
   UpdateResult update;
   {
     const trace::Range optimizer("optimizer");
-    update =
-        optimizer_->step(lr, {result.loss_sum * gradient_scale, limits.loss, limits.grad_norm});
+    update = optimizer_->step(
+        lr, {result.loss_sum * gradient_scale, limits.loss, limits.grad_norm, limits.loss_scale});
   }
   enter(Phase::weights);
   data_parallel_->gather_weights();

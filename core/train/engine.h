@@ -26,7 +26,7 @@ struct MemoryPlan {
   std::size_t weights = 0, main_weights = 0, gradients = 0, optimizer = 0;
   std::size_t gathered_weights = 0, gradient_buffers = 0, messages = 0;
   std::size_t activations = 0, recompute = 0, scratch = 0, inputs = 0;
-  std::size_t tables = 0;   ///< rotary position embedding
+  std::size_t tables = 0;   ///< of positions and norms
   std::size_t scalars = 0;  ///< gradient norm and clipping
   std::size_t host_copies = 0;
   /// In host memory, in addition to total().
@@ -73,6 +73,8 @@ class Engine {
   struct StepLimits {
     double loss = std::numeric_limits<double>::infinity();
     double grad_norm = std::numeric_limits<double>::infinity();
+    /// Backward computes the gradient of the loss times this (LossScaler); results are without it.
+    double loss_scale = 1.0;
   };
   /// One optimizer step on this rank's micro-batches; when loss or gradient norm is not finite or
   /// above its limit it changes nothing. `gradient_scale`: 1 / unmasked tokens of the global batch.

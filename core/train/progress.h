@@ -20,6 +20,7 @@ struct StepReport {
   double tokens_per_second = 0;
   double flops_per_second = 0;
   double peak_flops_per_second = 0;  ///< 0: unknown, no MFU is shown
+  double loss_scale = 0;             ///< 0: there is none
 };
 
 /// The line for log files and pipes:

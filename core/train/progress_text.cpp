@@ -90,6 +90,7 @@ std::string step_line(const StepReport& r) {
   if (r.peak_flops_per_second > 0) {
     line += fmt::format(" | MFU {:.1f}%", 100 * r.flops_per_second / r.peak_flops_per_second);
   }
+  if (r.loss_scale > 0) line += fmt::format(" | loss scale {}", r.loss_scale);
   return line + fmt::format(" | {} tokens", format_count(static_cast<double>(r.consumed_tokens)));
 }
 

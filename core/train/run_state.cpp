@@ -22,6 +22,7 @@ constexpr const char* kOptimizer = "/optimizer";
 constexpr const char* kConfigText = "/config/effective";
 constexpr const char* kGuards = "/guards";
 constexpr const char* kWindow = "/guards/window";
+constexpr const char* kLossScaler = "/loss_scaler";
 
 // Where optimizer state `number` is stored.
 std::string state_section(const ParameterStore& store, int number) {
@@ -92,6 +93,15 @@ void add_guards(const GuardState& guards, CheckpointInfo& info) {
                           {"rewinds", guards.rewinds},
                           {"rewound_samples", text_of(guards.rewound_samples)}};
   if (!guards.losses.empty()) info.texts[kWindow] = window_text(guards);
+}
+
+void add_loss_scaler(const LossScalerState& state, CheckpointInfo& info) {
+  if (state == LossScalerState{}) return;
+  info.groups[kLossScaler] = {{"scale", state.scale},
+                              {"dynamic", std::int64_t{state.dynamic}},
+                              {"hysteresis", state.hysteresis},
+                              {"good_steps", state.good_steps},
+                              {"overflow_steps", state.overflow_steps}};
 }
 
 // Reads elements of tensors stored in any float dtype.
@@ -176,6 +186,20 @@ GuardState read_guards(const CheckpointReader& reader) {
   return guards;
 }
 
+LossScalerState read_loss_scaler(const CheckpointReader& reader) {
+  LossScalerState state;
+  if (!reader.info().groups.contains(kLossScaler)) return state;
+  const auto number = [&](const char* name) {
+    return attribute<std::int64_t>(reader, kLossScaler, name);
+  };
+  state.scale = attribute<double>(reader, kLossScaler, "scale");
+  state.dynamic = number("dynamic") != 0;
+  state.hysteresis = number("hysteresis");
+  state.good_steps = number("good_steps");
+  state.overflow_steps = number("overflow_steps");
+  return state;
+}
+
 // Not only at the start: another checkpoint may have been loaded before, as far as it was whole.
 void clear_optimizer(ParameterStore& store, Optimizer& optimizer, Stream& stream) {
   for (ParameterId id = 0; id < store.size(); ++id) {
@@ -232,6 +256,7 @@ CheckpointInfo checkpoint_info(const Config& config, const ModelConfig& model,
                           {"consumed_tokens", progress.consumed_tokens},
                           {"next_sample", progress.next_sample}};
   add_guards(progress.guards, info);
+  add_loss_scaler(progress.loss_scaler, info);
   // Counter-based: the seeds and the step are the whole state of every generator.
   info.groups["/rng"] = {{"kind", std::string("philox4x32-10")},
                          {"seed_init", config.train.seed_init},
@@ -357,8 +382,12 @@ Progress load_run(CheckpointReader& reader, Transformer& model, Optimizer* optim
   const auto& info = reader.info();
   // Checkpoints of before there were skipped samples have no position of its own.
   const auto next = find_attribute<std::int64_t>(reader, "/data", "next_sample");
-  return {info.step, info.consumed_samples, info.consumed_tokens,
-          next.value_or(info.consumed_samples), read_guards(reader)};
+  return {info.step,
+          info.consumed_samples,
+          info.consumed_tokens,
+          next.value_or(info.consumed_samples),
+          read_guards(reader),
+          read_loss_scaler(reader)};
 }
 
 }  // namespace neox

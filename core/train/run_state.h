@@ -8,6 +8,7 @@
 #include "comm/communicator.h"
 #include "core/config/config.h"
 #include "core/model/transformer.h"
+#include "core/optim/loss_scaler.h"
 #include "core/optim/optimizer.h"
 #include "core/train/guard_state.h"
 #include "io/checkpoint/checkpoint.h"
@@ -23,6 +24,11 @@ struct Progress {
   /// more as were left out (data.skip_sample_ranges, rewinds).
   std::int64_t next_sample = 0;
   GuardState guards{};
+  LossScalerState loss_scaler{};
+
+  /// Steps that the learning-rate schedule has done: it stands still at those that the loss scaler
+  /// skips.
+  std::int64_t schedule_steps() const { return step - loss_scaler.overflow_steps; }
 };
 
 /// What a checkpoint of the run holds.

@@ -20,9 +20,13 @@ void complete_from_tokenizer(Config& config) {
   require(config.model.vocab_size > 0,
           "the vocabulary size is not known: set tokenizer.vocab_file (the tokenizer that made the "
           "data), or model.vocab_size");
-  require(!config.data.eod_mask_loss || config.data.eod_token >= 0,
-          "data.eod_mask_loss needs the end-of-document token: set tokenizer.vocab_file or "
-          "data.eod_token");
+  for (const auto& [key, wanted] : {std::pair{"eod_mask_loss", config.data.eod_mask_loss},
+                                    std::pair{"mask_documents", config.data.mask_documents},
+                                    std::pair{"reset_positions", config.data.reset_positions}}) {
+    require(!wanted || config.data.eod_token >= 0,
+            "data.{} needs the end-of-document token: set tokenizer.vocab_file or data.eod_token",
+            key);
+  }
 }
 
 }  // namespace neox

@@ -106,6 +106,12 @@ Verdict StepGuard::end_step(const GuardedStep& step, const Questions& questions)
   return Verdict::fine;
 }
 
+// What the run's weights are is still unknown after a step that damaged them.
+void StepGuard::pass_over() {
+  loss_z_.reset();
+  grad_norm_z_.reset();
+}
+
 void StepGuard::record(const GuardedStep& step) {
   if (!config_.detects_spikes() || step.tokens == 0) return;
   state_.losses.push_back(step.loss);

@@ -61,6 +61,8 @@ class StepGuard {
   Engine::StepLimits limits();
   /// After the step; logs what happened when it was not fine.
   Verdict end_step(const GuardedStep& step, const Questions& questions);
+  /// Instead of end_step() for a step that the loss scaler skipped: the guard learns nothing of it.
+  void pass_over();
 
   /// Of the last step, while there is a full window before it.
   std::optional<double> loss_z() const { return loss_z_; }

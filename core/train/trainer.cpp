@@ -46,6 +46,7 @@ Trainer::Trainer(Communicator& world, Communicator& node, const Config& config,
   start();
   check_input();
   guard_.emplace(config_.guards, progress_.guards, world_.rank() == 0);
+  scaler_.emplace(config_.precision, progress_.loss_scaler);
   if (!config_.checkpoint.save.empty()) {
     prepare_checkpoint_directory(world_, config_.checkpoint.save);
   }
@@ -158,6 +159,13 @@ void Trainer::print_summary() const {
              start, increment, sizes.first_full_step() + 1,
              format_grouped(sizes.after(0, sizes.first_full_step())));
   }
+  if (scaler_->active()) {
+    const PrecisionConfig& p = config_.precision;
+    log_info("loss scale: {}{}", scaler_->scale(),
+             p.scales_dynamically()
+                 ? fmt::format(", doubled after {} steps without overflow", p.loss_scale_window)
+                 : ", static");
+  }
   if (!engine_->ops().device().is_cpu()) {
     log_info("device: {}; between ranks: {}", name_of(engine_->ops().device()),
              device_world_->description());
@@ -186,8 +194,10 @@ Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr) {
   engine_->topology().data().host_all_reduce(std::span(&tokens, 1), ReduceOp::sum);
   // A batch that is masked as a whole has no loss and no gradient.
   const double scale = tokens > 0 ? 1.0 / static_cast<double>(tokens) : 0.0;
+  Engine::StepLimits limits = guard_->limits();
+  limits.loss_scale = scaler_->scale();
   const Engine::StepResult mine =
-      engine_->train_step(batch.micro_batches, scale, progress_.step, lr, guard_->limits());
+      engine_->train_step(batch.micro_batches, scale, progress_.step, lr, limits);
   const bool job_ends =
       world_.rank() == 0 &&
       time_limit_.reached(unix_seconds(), saver_ ? saver_->longest_save_seconds() : 0.0);
@@ -204,10 +214,39 @@ Trainer::StepResult Trainer::train_step(const StepBatch& batch, double lr) {
   result.save_again = sums[2] > 0.0;
   result.job_ends = sums[3] > 0.0;
   result.tokens = tokens;
+  result.loss_scale = scaler_->active() ? limits.loss_scale : 0.0;
   return result;
 }
 
+bool Trainer::check_loss_scale(const StepResult& result) {
+  const LossScaler::Verdict verdict = scaler_->end_step(result.loss, result.grad_norm);
+  if (verdict == LossScaler::Verdict::stop) {
+    if (saver_) saver_->drain();
+    fail(
+        "step {}: the gradient is not finite at the loss scale {}, and precision.min_loss_scale "
+        "({}) allows no smaller one: {}. What to do: lower optimizer.lr (now {}), raise "
+        "schedule.warmup, resume from an earlier checkpoint (checkpoint.iteration), lower "
+        "precision.min_loss_scale, or train in bfloat16 (precision.precision)",
+        progress_.step, result.loss_scale, config_.precision.min_loss_scale,
+        describe_non_finite_gradients(engine_->model().parameters(), engine_->ops(),
+                                      engine_->stream(), engine_->topology().world()),
+        config_.optimizer.lr);
+  }
+  if (verdict != LossScaler::Verdict::overflow) return false;
+  guard_->pass_over();
+  if (world_.rank() == 0) {
+    const LossScalerState& state = progress_.loss_scaler;
+    log_info("step {}: gradients overflow, step skipped ({} so far); loss scale {}", progress_.step,
+             state.overflow_steps,
+             state.scale < result.loss_scale
+                 ? fmt::format("{} -> {}", result.loss_scale, state.scale)
+                 : fmt::format("stays {} (hysteresis: {} more)", state.scale, state.hysteresis));
+  }
+  return true;
+}
+
 bool Trainer::check_step(const StepResult& result) {
+  if (check_loss_scale(result)) return true;
   StepGuard::Questions questions;
   questions.non_finite = [&] {
     return describe_non_finite_gradients(engine_->model().parameters(), engine_->ops(),
@@ -243,6 +282,7 @@ void Trainer::rewind() {
   const std::vector<SampleRange> left_out =
       SampleOrder(data_.train->size(), {}).samples_of(progress_.next_sample, before.next_sample);
   note_rewind(before.guards, left_out, progress_.guards);
+  scaler_.emplace(config_.precision, progress_.loss_scaler);
   log_->rewind(progress_.step);
   if (sample_log_) sample_log_->rewind(progress_.step);
   if (world_.rank() == 0) {
@@ -366,7 +406,7 @@ Trainer::StepResult Trainer::next_step(BatchLoader& loader, const LrSchedule& sc
   Activity::set("reading data", progress_.step + 1);
   const StepBatch& batch = loader.next();
   const double waited = seconds_since(begin);
-  const double lr = schedule.at(progress_.step);
+  const double lr = schedule.at(progress_.schedule_steps());
   StepResult result = train_step(batch, lr);
   result.lr = lr;
   result.waited = waited;
@@ -384,7 +424,8 @@ Trainer::StepResult Trainer::next_step(BatchLoader& loader, const LrSchedule& sc
 void Trainer::report_step(const StepResult& result) {
   log_->step({progress_.step, result.loss, result.grad_norm, result.lr, result.seconds,
               result.waited, result.all_tokens, progress_.consumed_tokens,
-              progress_.guards.skipped_steps, guard_->loss_z(), guard_->grad_norm_z()});
+              progress_.guards.skipped_steps, guard_->loss_z(), guard_->grad_norm_z(),
+              result.loss_scale, progress_.loss_scaler.overflow_steps});
   if (profiler_) profiler_->end_step(progress_.step, result.waited);
   if (result.stragglers) log_->stragglers(progress_.step, *result.stragglers);
   if (window_) window_->end_step(progress_.step, engine_->stream());

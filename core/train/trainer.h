@@ -9,6 +9,7 @@
 #include "comm/communicator.h"
 #include "comm/device_world.h"
 #include "core/config/config.h"
+#include "core/optim/loss_scaler.h"
 #include "core/optim/lr_schedule.h"
 #include "core/train/data_source.h"
 #include "core/train/engine.h"
@@ -58,6 +59,7 @@ class Trainer {
     std::int64_t tokens = 0;      // unmasked, of the global batch
     std::int64_t all_tokens = 0;  // masked ones too
     double lr = 0.0;
+    double loss_scale = 0.0;             // 0: there is none
     double seconds = 0.0, waited = 0.0;  // of the step; for data, therein
     std::optional<StragglerFindings> stragglers;
     bool stop_requested = false;
@@ -77,6 +79,8 @@ class Trainer {
   void report_device_memory();
   /// False: the run stands at an earlier step again.
   bool check_step(const StepResult& result);
+  /// True: the loss scaler skipped the step.
+  bool check_loss_scale(const StepResult& result);
   void rewind();
   BatchLoader open_loader() const;
   StopReason run_steps();
@@ -110,6 +114,7 @@ class Trainer {
   std::int64_t first_step_ = 0;  // of this process
   std::string resumed_from_;     // path of the checkpoint; empty: none
   std::optional<StepGuard> guard_;
+  std::optional<LossScaler> scaler_;
 };
 
 }  // namespace neox

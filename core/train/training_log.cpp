@@ -97,6 +97,7 @@ void TrainingLog::step(const StepMeasurement& m) {
   report.loss = m.loss;
   report.lr = m.lr;
   report.grad_norm = m.grad_norm;
+  report.loss_scale = m.loss_scale;
   report.seconds = m.seconds;
   report.tokens_per_second = static_cast<double>(m.tokens) / m.seconds;
   report.flops_per_second = report.tokens_per_second * s.flops_per_token;
@@ -121,6 +122,10 @@ void TrainingLog::step(const StepMeasurement& m) {
                                 {"train/skipped_steps", double(m.skipped_steps)}};
   if (m.loss_z) values.emplace_back("train/lm_loss_z", *m.loss_z);
   if (m.grad_norm_z) values.emplace_back("train/grad_norm_z", *m.grad_norm_z);
+  if (m.loss_scale > 0) {
+    values.emplace_back("train/loss_scale", m.loss_scale);
+    values.emplace_back("train/overflow_steps", double(m.overflow_steps));
+  }
   s.metrics->scalars(m.step, values);
 }
 

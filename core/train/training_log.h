@@ -22,6 +22,8 @@ struct StepMeasurement {
   std::int64_t consumed_tokens = 0;
   std::int64_t skipped_steps = 0;                 ///< of the run, that changed nothing
   std::optional<double> loss_z{}, grad_norm_z{};  ///< when they are known
+  double loss_scale = 0.0;                        ///< of this step; 0: there is none
+  std::int64_t overflow_steps = 0;                ///< of the run, skipped by the loss scaler
 };
 
 /// Active on rank 0; on other ranks every call does nothing.

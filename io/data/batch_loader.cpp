@@ -33,8 +33,9 @@ void check(const TokenDataset& dataset, const BatchLoaderOptions& o, const DataP
     check_size("the first batch of rampup_batch_size,", sizes.rampup().start, o);
     check_size("the increment of rampup_batch_size,", sizes.rampup().increment, o);
   }
-  require(!o.eod_mask_loss || o.eod >= 0,
-          "eod_mask_loss needs an end-of-document token, and the tokenizer has none");
+  require((!o.eod_mask_loss && !o.find_documents) || o.eod >= 0,
+          "{} needs an end-of-document token, and the tokenizer has none",
+          o.eod_mask_loss ? "eod_mask_loss" : "the search for documents");
   const std::int64_t have = dataset.size();
   require(o.steps_needed == 0 ||
               (o.steps_needed <= have && sizes.after(consumed, o.steps_needed) <= have),
@@ -84,6 +85,7 @@ class BatchReader {
       batch.tokens.resize(tokens);
       batch.labels.resize(tokens);
       batch.loss_mask.resize(tokens);
+      if (options_.find_documents) batch.documents.resize(tokens);
       batch.samples.resize(static_cast<std::size_t>(options_.micro_batch));
       batch.origins.resize(static_cast<std::size_t>(options_.micro_batch));
       batch.first_sample = (a * options_.dp_size + options_.dp_rank) * options_.micro_batch;
@@ -106,6 +108,13 @@ class BatchReader {
     const auto seq_length = row_.size() - 1;
     const std::size_t at = row * seq_length;
     std::int64_t counted = 0;
+    if (options_.find_documents) {
+      std::size_t begin = 0;
+      for (std::size_t t = 0; t < seq_length; ++t) {
+        batch.documents[at + t] = static_cast<std::int32_t>(begin);
+        if (row_[t] == options_.eod) begin = t + 1;
+      }
+    }
     for (std::size_t t = 0; t < seq_length; ++t) {
       const std::int32_t label = (*labels)[t + 1];
       const bool counts = label >= 0 && !(options_.eod_mask_loss && row_[t] == options_.eod);

@@ -16,6 +16,9 @@ struct MicroBatch {
   std::vector<std::int32_t> tokens;     // [micro_batch, seq_length]
   std::vector<std::int32_t> labels;     // [micro_batch, seq_length]: the next token; >= 0 always
   std::vector<float> loss_mask;         // [micro_batch, seq_length]: 1 counts, 0 does not
+  /// [micro_batch, seq_length]: where in its row the document of a token begins, which is behind the
+  /// last eod before it. Empty unless asked for.
+  std::vector<std::int32_t> documents{};
   std::int64_t first_sample = 0;        // index of row 0 in the global batch
   std::vector<std::int64_t> samples{};  // [micro_batch]: what was read, in the dataset's order
   std::vector<SampleOrigin> origins{};  // [micro_batch]: where it begins in the token files
@@ -38,6 +41,7 @@ struct BatchLoaderOptions {
   std::int64_t dp_size = 1;
   std::int64_t eod = -1;          // end-of-document token
   bool eod_mask_loss = false;     // no loss where the input token is eod
+  bool find_documents = false;    // MicroBatch::documents
   std::int64_t vocab_size = 0;    // > 0: every token read is checked to be below it
   std::int64_t prefetch = 4;      // steps read ahead; >= 1
   std::int64_t steps_needed = 0;  // > 0: checked at construction that the dataset has them

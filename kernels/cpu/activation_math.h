@@ -59,6 +59,47 @@ struct Relu {
   static ValueAndSlope both(Floats x) { return {value(x), x <= 0.0f ? Floats{} : broadcast(1.0f)}; }
 };
 
+struct SquaredRelu {
+  static Floats value(Floats x) {
+    const Floats r = Relu::value(x);
+    return r * r;
+  }
+  static ValueAndSlope both(Floats x) {
+    const Floats r = Relu::value(x);
+    return {r * r, 2.0f * r};
+  }
+};
+
+/// tanh(log(1 + e)) = n / (n + 2) with n = e (e + 2), e = e^x: no cancellation. It is 1 in f32 for
+/// x >= 20.
+struct Mish {
+  static Floats value(Floats x) {
+    const Floats e = exp(min(broadcast(20.0f), x));
+    const Floats n = e * (e + 2.0f);
+    return max(broadcast(-104.0f), x) * (n / (n + 2.0f));
+  }
+  static ValueAndSlope both(Floats x) {
+    const Floats c = min(broadcast(20.0f), max(broadcast(-80.0f), x));
+    const Floats e = exp(c);
+    const Floats n = e * (e + 2.0f);
+    const Floats inverse = 1.0f / (n + 2.0f);
+    const Floats t = n / (n + 2.0f);
+    return {max(broadcast(-104.0f), x) * t, t + c * (4.0f * e * (e + 1.0f)) * inverse * inverse};
+  }
+};
+
+struct Softsign {
+  static Floats value(Floats x) {
+    const Floats c = clamp_to_limits(x, 1e30f);
+    return c / (1.0f + max(-c, c));
+  }
+  static ValueAndSlope both(Floats x) {
+    const Floats c = clamp_to_limits(x, 1e30f);
+    const Floats inverse = 1.0f / (1.0f + max(-c, c));
+    return {c / (1.0f + max(-c, c)), inverse * inverse};
+  }
+};
+
 struct Sigmoid {
   static Floats value(Floats x) { return sigmoid(x); }
   static ValueAndSlope both(Floats x) {
@@ -85,6 +126,12 @@ void visit_activation(Activation kind, F&& f) {
       return f(Silu{});
     case Activation::relu:
       return f(Relu{});
+    case Activation::squared_relu:
+      return f(SquaredRelu{});
+    case Activation::mish:
+      return f(Mish{});
+    case Activation::softsign:
+      return f(Softsign{});
     case Activation::sigmoid:
       return f(Sigmoid{});
     case Activation::identity:

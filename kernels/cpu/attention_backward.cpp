@@ -11,6 +11,7 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <utility>
 
 #include <omp.h>
 
@@ -53,6 +54,7 @@ class BackwardTask {
  public:
   BackwardTask(const AttentionProblem& p, const BackwardTensors& t, std::byte* memory)
       : p_(p),
+        mask_(mask_of(p)),
         t_(t),
         group_(p.heads / p.kv_heads),
         offset_(p.key_length - p.query_length),
@@ -124,12 +126,14 @@ class BackwardTask {
     std::fill_n(dv_, kKeys * dim_, 0.0f);
     const std::int64_t first_query =
         std::max<std::int64_t>(0, first - offset_) / kQueryBlock * kQueryBlock;
+    const std::int64_t end_query = mask_.end_query(index(sample), index(first + n - 1));
     for (std::int64_t g = 0; g < group_; ++g) {
-      for (std::int64_t i = first_query; i < p_.query_length; i += kQueryBlock) {
+      for (std::int64_t i = first_query; i < end_query; i += kQueryBlock) {
         const std::int64_t count = std::min(kQueryBlock, p_.query_length - i);
         const std::int64_t diagonal = i + offset_ - first;
+        if (!keeps_any(kv_head * group_ + g, i, count, first, n)) continue;
         pack_queries(sample, kv_head * group_ + g, i, count);
-        prefetch_after(sample, kv_head, g, i, first, first_query);
+        prefetch_after(sample, kv_head, g, i, first, {first_query, end_query});
         score(sample, kv_head * group_ + g, i, count, first, n);
         add_key_gradients(count, n, diagonal);
         if constexpr (kQueries) {
@@ -146,8 +150,10 @@ class BackwardTask {
     const std::int64_t count = std::min(kQueryBlock, p_.query_length - first);
     pack_queries(sample, head, first, count);
     std::fill_n(dq_block_, kQueryBlock * dim_, 0.0f);
-    for (std::int64_t j = 0; j < first + count + offset_; j += kKeys) {
+    const std::int64_t begin = mask_.first_key(index(sample), index(first)) / kKeys * kKeys;
+    for (std::int64_t j = begin; j < first + count + offset_; j += kKeys) {
       const std::int64_t n = std::min(kKeys, p_.key_length - j);
+      if (!keeps_any(head, first, count, j, n)) continue;
       pack_keys(sample, head / group_, j, n);
       prefetcher_.clear();
       if (j + kKeys < first + count + offset_) prefetch_keys(sample, head / group_, j + kKeys);
@@ -158,6 +164,12 @@ class BackwardTask {
   }
 
  private:
+  bool keeps_any(std::int64_t head, std::int64_t first_query, std::int64_t count,
+                 std::int64_t first_key, std::int64_t n) const {
+    return mask_.keeps_any(index(head), index(first_query), index(first_query + count - 1),
+                           index(first_key), index(first_key + n - 1));
+  }
+
   void pack_keys(std::int64_t sample, std::int64_t kv_head, std::int64_t first, std::int64_t n) {
     const T* k = row_of<T>(t_.k, sample, first, kv_head);
     const T* v = row_of<T>(t_.v, sample, first, kv_head);
@@ -195,11 +207,11 @@ class BackwardTask {
 
   // Prefetches what run_key_block() packs after queries `i` of the group's head g.
   void prefetch_after(std::int64_t sample, std::int64_t kv_head, std::int64_t g, std::int64_t i,
-                      std::int64_t first_key, std::int64_t first_query) {
+                      std::int64_t first_key, std::pair<std::int64_t, std::int64_t> queries) {
     prefetcher_.clear();
     std::int64_t next = i + kQueryBlock;
-    if (next >= p_.query_length) {
-      next = first_query;
+    if (next >= queries.second) {
+      next = queries.first;
       ++g;
     }
     if (g < group_) {
@@ -220,12 +232,21 @@ class BackwardTask {
   void score(std::int64_t sample, std::int64_t head, std::int64_t first_query, std::int64_t count,
              std::int64_t first_key, std::int64_t n) {
     const std::int64_t diagonal = first_query + offset_ - first_key;
+    bias_ = alibi_of(p_, head);
     if (keep_ != nullptr) draw_dropout(sample, head, first_query, count, first_key, n);
+    at_work_ = {head, first_query, first_key};
+    if (mask_.has_first_keys()) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        first_seen_[i] = mask_.first_key(index(sample), index(first_query + i)) - first_key;
+      }
+      std::fill(first_seen_ + count, first_seen_ + kQueryBlock, 0);
+    }
     for (std::int64_t v = 0; v * kLanes < n; v += kVectors) {
       for (std::int64_t r = 0; r < count; r += kRows) {
         const std::int64_t seen = std::min(n, r + kRows + diagonal) - v * kLanes;  // by any row
         if (seen <= 0) continue;
-        const bool whole = (v + kVectors) * kLanes <= std::min(n, r + diagonal + 1);
+        const bool whole = (v + kVectors) * kLanes <= std::min(n, r + diagonal + 1) &&
+                           !hides_any(std::min(r + kRows, count) - 1, v);
         if (keep_ != nullptr) {
           score_tile<kVectors, true, true>(r, v, diagonal, n);
         } else if (whole) {
@@ -248,6 +269,7 @@ class BackwardTask {
     clear(acc);
     multiply<P, kRows, V, Left::rows>(acc, q_rows_ + r * word_ld_, word_ld_, keys_t_ + v * kLanes,
                                       kKeys, steps_);
+    if (bias_ != 0.0f) add_bias<V>(acc, r, v, diagonal);
     const F scale = simd::broadcast(p_.scale * std::numbers::log2e_v<float>);
 #pragma GCC unroll 16
     for (std::int64_t i = 0; i < kRows; ++i) {
@@ -258,6 +280,7 @@ class BackwardTask {
         if constexpr (kMasked) {
           const std::int64_t seen = std::min(n, r + i + diagonal + 1) - (v + u) * kLanes;
           p = S::select(S::lanes_below(seen), p, simd::Floats{});
+          if (!mask_.empty()) p = hide(p, r + i, v + u);
         }
         S::store(&probs[i][u * kLanes], p);
         acc[i][u] = kDropout ? p * keep(r + i, v + u) : p;
@@ -281,6 +304,34 @@ class BackwardTask {
       }
     }
     store_columns(acc, ds_columns_, r, v);
+  }
+
+  // Whether the mask hides keys of vector `v` on from rows up to `last`.
+  bool hides_any(std::int64_t last, std::int64_t v) const {
+    return mask_.has_pattern() || (mask_.has_first_keys() && first_seen_[last] > v * kLanes);
+  }
+  // Zero for the keys of a vector that the mask hides from a row.
+  F hide(F p, std::int64_t row, std::int64_t vector) const {
+    if (mask_.has_first_keys()) {
+      p = S::select(S::lanes_from(first_seen_[row] - vector * kLanes), p, simd::Floats{});
+    }
+    // A vector lies in one block; rows and keys past the last have no probability anyway.
+    const std::int64_t query = at_work_.first_query + row;
+    const std::int64_t key = at_work_.first_key + vector * kLanes;
+    if (!mask_.has_pattern() || query >= p_.query_length || key >= p_.key_length) return p;
+    return mask_.keeps(index(at_work_.head), index(query), index(key)) ? p : simd::Floats{};
+  }
+
+  template <int V>
+  NEOX_INLINE void add_bias(F (&acc)[kRows][V], std::int64_t r, std::int64_t v,
+                            std::int64_t diagonal) const {
+#pragma GCC unroll 16
+    for (std::int64_t i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int u = 0; u < V; ++u) {
+        acc[i][u] = acc[i][u] + alibi_lanes(bias_, r + i + diagonal - (v + u) * kLanes, -1.0f);
+      }
+    }
   }
 
   template <int V>
@@ -354,12 +405,17 @@ class BackwardTask {
   }
 
   const AttentionProblem& p_;
+  MaskView mask_;
   const BackwardTensors& t_;
-  std::int64_t group_;    // query heads of one K/V head
-  std::int64_t offset_;   // query i sees keys up to i + offset
-  std::int64_t steps_;    // words along head_dim
-  std::int64_t word_ld_;  // the same, padded
-  std::int64_t dim_;      // head_dim, padded
+  struct {
+    std::int64_t head = 0, first_query = 0, first_key = 0;
+  } at_work_;
+  std::int64_t first_seen_[kQueryBlock] = {};  // of each row, from the first packed key on
+  std::int64_t group_;                         // query heads of one K/V head
+  std::int64_t offset_;                        // query i sees keys up to i + offset
+  std::int64_t steps_;                         // words along head_dim
+  std::int64_t word_ld_;                       // the same, padded
+  std::int64_t dim_;                           // head_dim, padded
   RowPrefetcher prefetcher_;
   std::size_t bytes_ = 0;
   Word* keys_t_ = nullptr;      // [word_ld][kKeys]
@@ -378,6 +434,7 @@ class BackwardTask {
   float* lse2_ = nullptr;       // [64] lse log2 e
   float* delta_ = nullptr;      // [64]
   float* keep_ = nullptr;       // [64][kKeys], with dropout only
+  float bias_ = 0.0f;           // alibi_of() the head at work
 };
 
 template <class P, class T>

@@ -76,6 +76,26 @@ class RowPrefetcher {
   int count_ = 0;
 };
 
+/// The mask of a problem whose tensors are in host memory.
+inline MaskView mask_of(const AttentionProblem& p) {
+  return mask_view(p.mask, Device{}, p.batch, p.heads, p.query_length, p.key_length);
+}
+/// Index of a position or head as MaskView takes it.
+constexpr std::int32_t index(std::int64_t i) {
+  return static_cast<std::int32_t>(i);
+}
+
+/// What ALiBi adds to q.k, before that is scaled, for each position between query and key.
+inline float alibi_of(const AttentionProblem& p, std::int64_t head) {
+  return p.alibi.global_heads == 0 ? 0.0f : -alibi_slope(p.alibi, head) / p.scale;
+}
+/// The same for 16 pairs in a row: the first `first` positions apart, the next ones `step` more.
+NEOX_INLINE simd::Floats alibi_lanes(float per_position, std::int64_t first, float step) {
+  constexpr simd::Floats kIndex = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return simd::broadcast(per_position) *
+         (simd::broadcast(static_cast<float>(first)) + simd::broadcast(step) * kIndex);
+}
+
 /// to[i] = 0 or 1/(1-p), the factor of the probability with draw index first + i.
 void dropout_factors(const AttentionDropout& dropout, std::uint64_t first, std::span<float> to);
 

@@ -55,20 +55,28 @@ struct DecodeState {
   float sum = 0.0f;
 };
 
-template <class P, class T>
+/// `bias`: alibi_of() the head; the first key is `distance` positions before the query.
+/// Keys in front of `first` are not seen, nor those [j, j + 16) with hidden(j).
+template <class P, class T, class Hidden>
 void add_keys(DecodeState& state, const typename P::Word* q, const T* k, std::int64_t k_stride,
               const T* v, std::int64_t v_stride, std::int64_t count, std::int64_t dim,
-              float log2_scale) {
+              float log2_scale, float bias, std::int64_t distance, std::int64_t first,
+              const Hidden& hidden) {
   using S = typename P::Simd;
   alignas(64) float scores[kKeyStep];
   float most = state.max;
+  bool any = false;
   for (std::int64_t j = 0; j < count; j += kLanes) {
-    const auto d = dots<P>(q, k + j * k_stride, k_stride, count - j, dim);
-    const auto seen = S::lanes_below(count - j);
-    S::store(scores + j,
-             S::select(seen, d * simd::broadcast(log2_scale), simd::broadcast(kMinusInfinity)));
+    auto d = dots<P>(q, k + j * k_stride, k_stride, count - j, dim);
+    if (bias != 0.0f) d = d + alibi_lanes(bias, distance - j, -1.0f);
+    const std::int64_t end = hidden(j) ? 0 : count - j;
+    any = any || end > std::max<std::int64_t>(0, first - j);
+    const auto none = simd::broadcast(kMinusInfinity);
+    d = S::select(S::lanes_below(end), d * simd::broadcast(log2_scale), none);
+    S::store(scores + j, S::select(S::lanes_from(first - j), d, none));
   }
   for (std::int64_t j = 0; j < count; ++j) most = std::max(most, scores[j]);
+  if (!any) return;
   auto sum = simd::Floats{};
   for (std::int64_t j = 0; j < count; j += kLanes) {
     const auto p = simd::exp2<S, 6>(S::load(scores + j) - simd::broadcast(most));
@@ -96,6 +104,7 @@ class Decode {
  public:
   explicit Decode(const AttentionProblem& p)
       : p_(p),
+        mask_(mask_of(p)),
         chunks_(div_up(p.key_length, kChunk)),
         dim_(round_up(p.head_dim, kLanes)),
         query_ld_(round_up(div_up(p.head_dim, P::kPair), kLanes)) {
@@ -146,14 +155,20 @@ class Decode {
       sum_[at] = 0.0f;
     }
     // All heads of the group take a step's keys while these are in cache.
-    for (std::int64_t j = chunk * kChunk; j < end; j += kKeyStep) {
+    const std::int64_t first = mask_.first_key(index(sample), 0);
+    for (std::int64_t j = std::max(first / kKeyStep * kKeyStep, chunk * kChunk); j < end;
+         j += kKeyStep) {
       for (std::int64_t g = 0; g < group; ++g) {
+        const auto hidden = [&](std::int64_t at) {
+          return !mask_.keeps(index(kv_head * group + g), 0, index(j + at));
+        };
         const std::int64_t at = (first_row + g) * chunks_ + chunk;
         DecodeState state{out_ + at * dim_, max_[at], sum_[at]};
         add_keys<P, T>(state, queries_ + (first_row + g) * query_ld_,
                        row_of<T>(k, sample, j, kv_head), k.row_stride,
                        row_of<T>(v, sample, j, kv_head), v.row_stride, std::min(kKeyStep, end - j),
-                       p_.head_dim, log2_scale);
+                       p_.head_dim, log2_scale, alibi_of(p_, kv_head * group + g),
+                       p_.key_length - 1 - j, first - j, hidden);
         max_[at] = state.max;
         sum_[at] = state.sum;
       }
@@ -181,6 +196,7 @@ class Decode {
   }
 
   const AttentionProblem& p_;
+  MaskView mask_;
   std::int64_t chunks_;
   std::int64_t dim_;         // head_dim, padded
   std::int64_t query_ld_;    // words of a packed query

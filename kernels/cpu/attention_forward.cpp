@@ -13,6 +13,7 @@ namespace neox::cpu {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+constexpr float kLeastMaximum = -1e30f;  // below every score, and its multiples by a scale finite
 
 // Up to 64 queries of one head.
 struct QueryTile {
@@ -58,6 +59,7 @@ class ForwardTask {
  public:
   ForwardTask(const AttentionProblem& p, std::int64_t tiles, std::byte* memory)
       : p_(p),
+        mask_(mask_of(p)),
         steps_(div_up(p.head_dim, P::kPair)),
         key_ld_(round_up(steps_, kLanes)),
         value_ld_(round_up(p.head_dim, kLanes)),
@@ -78,20 +80,27 @@ class ForwardTask {
 
   void run(ConstHeads q, ConstHeads k, ConstHeads v, Tensor out, float* lse, std::int64_t sample,
            std::int64_t kv_head, std::span<const QueryTile> tiles) {
-    std::int64_t keys = 0;  // visible to any of the queries
+    std::int64_t keys = 0;  // behind the last that any of the queries sees
+    std::int64_t begin = p_.key_length;
     for (std::size_t t = 0; t < tiles.size(); ++t) {
       const QueryTile& tile = tiles[t];
       const auto at = static_cast<std::int64_t>(t);
       P::pack_transposed(row_of<T>(q, sample, tile.first, tile.head), q.row_stride, tile.count,
                          p_.head_dim, queries_ + at * key_ld_ * kQueryBlock, kQueryBlock);
       keys = std::max(keys, tile.first + tile.count + p_.key_length - p_.query_length);
+      begin = std::min<std::int64_t>(begin, mask_.first_key(index(sample), index(tile.first)));
     }
+    begin = begin / P::kKeyBlock * P::kKeyBlock;
     const auto states = static_cast<std::int64_t>(tiles.size()) * kQueryBlock;
     std::fill_n(out_, states * value_ld_, 0.0f);
     std::fill_n(max_, states, kMinusInfinity);
     std::fill_n(sum_, states, 0.0f);
-    for (std::int64_t j = 0; j < keys; j += P::kKeyBlock) {
+    for (std::int64_t j = begin; j < keys; j += P::kKeyBlock) {
       const std::int64_t n = std::min(P::kKeyBlock, keys - j);
+      const bool wanted = std::any_of(tiles.begin(), tiles.end(), [&](const QueryTile& tile) {
+        return sees_any(sample, tile, j, n);
+      });
+      if (!wanted) continue;
       P::pack_rows(row_of<T>(k, sample, j, kv_head), k.row_stride, n, round_up(n, kRows),
                    p_.head_dim, keys_, key_ld_);
       P::pack_pairs(row_of<T>(v, sample, j, kv_head), v.row_stride, n, round_up(n, P::kPair),
@@ -100,8 +109,10 @@ class ForwardTask {
                     static_cast<std::int64_t>(tiles.size()));
       for (std::size_t t = 0; t < tiles.size(); ++t) {
         const std::int64_t diagonal = tiles[t].first + p_.key_length - p_.query_length - j;
-        if (diagonal + tiles[t].count <= 0) continue;
+        if (!sees_any(sample, tiles[t], j, n)) continue;
         if (p_.dropout.p > 0.0f) draw_dropout(sample, tiles[t], j, n);
+        bias_ = alibi_of(p_, tiles[t].head);
+        at_work_ = {sample, j, tiles[t]};
         add_keys(static_cast<std::int64_t>(t), tiles[t].count, n, diagonal);
       }
     }
@@ -111,6 +122,17 @@ class ForwardTask {
   }
 
  private:
+  // Whether any query of the tile may see any of keys [first, first + n).
+  bool sees_any(std::int64_t sample, const QueryTile& tile, std::int64_t first,
+                std::int64_t n) const {
+    const std::int64_t last_query = tile.first + tile.count - 1;
+    const std::int64_t last_key =
+        std::min(first + n - 1, last_query + p_.key_length - p_.query_length);
+    return first <= last_key && mask_.first_key(index(sample), index(tile.first)) <= last_key &&
+           mask_.keeps_any(index(tile.head), index(tile.first), index(last_query), index(first),
+                           index(last_key));
+  }
+
   // Spreads the fetches of the keys after the current block over its softmaxes.
   void prefetch_keys(const ConstHeads& k, const ConstHeads& v, std::int64_t sample,
                      std::int64_t kv_head, std::int64_t first, std::int64_t keys,
@@ -175,12 +197,19 @@ class ForwardTask {
                float* rescale) {
     float* column = scores_ + v;
     const std::int64_t padded = round_up(end, P::kPair);
+    if (bias_ != 0.0f) {
+      for (std::int64_t j = 0; j < end; ++j) {
+        float* at = column + j * kQueryBlock;
+        S::store(at, S::load(at) + alibi_lanes(bias_, diagonal - j, 1.0f));
+      }
+    }
     for (std::int64_t j = std::max<std::int64_t>(0, diagonal + 1); j < end; ++j) {
       float* at = column + j * kQueryBlock;
       S::store(
           at, S::select(S::lanes_from(j - diagonal), S::load(at), simd::broadcast(kMinusInfinity)));
     }
     if (padded > end) S::store(column + end * kQueryBlock, simd::broadcast(kMinusInfinity));
+    if (!mask_.empty()) hide(column, v, end);
     const F old = S::load(max_ + state);
     F most[4] = {old, old, old, old};
     std::int64_t j = 0;
@@ -193,12 +222,51 @@ class ForwardTask {
     const F now = S::max(S::max(most[0], most[1]), S::max(most[2], most[3]));
     S::store(max_ + state, now);
     const F scale = simd::broadcast(log2_scale_);
-    const F shift = simd::Floats{} - now * scale;
+    // A query that has seen no key so far subtracts no infinity; a NaN stays one.
+    const F base = mask_.empty() ? now : S::max(simd::broadcast(kLeastMaximum), now);
+    const F shift = simd::Floats{} - base * scale;
     const F factor = simd::exp2<S, P::kExpDegree>(S::multiply_add(old, scale, shift));
     S::store(rescale, factor);
     const F sum = keep_ == nullptr ? exponentials<false>(v, padded, scale, shift)
                                    : exponentials<true>(v, padded, scale, shift);
     S::store(sum_ + state, S::multiply_add(S::load(sum_ + state), factor, sum));
+  }
+
+  // Makes -inf of keys [0, end) that 16 queries of the tile at work do not see for the mask.
+  void hide(float* column, std::int64_t v, std::int64_t end) const {
+    const std::int64_t query = at_work_.tile.first + v;
+    if (mask_.has_first_keys()) hide_in_front(column, query, end);
+    if (!mask_.has_pattern()) return;
+    // 16 queries lie in one block, or in two.
+    const std::int64_t next = mask_.block - (query + mask_.offset) % mask_.block;
+    const std::int64_t last = std::min(query + kLanes, p_.query_length) - 1;
+    for (std::int64_t j = 0; j < end;) {
+      const std::int64_t key = at_work_.first_key + j;
+      const std::int64_t past = std::min(end, j + mask_.block - key % mask_.block);
+      const auto head = index(at_work_.tile.head);
+      const bool left = mask_.keeps(head, index(query), index(key));
+      const bool right = mask_.keeps(head, index(last), index(key));
+      for (; j < past; ++j) {
+        if (!left) hide_lanes(column + j * kQueryBlock, S::lanes_below(next));
+        if (!right) hide_lanes(column + j * kQueryBlock, S::lanes_from(next));
+      }
+    }
+  }
+  void hide_in_front(float* column, std::int64_t query, std::int64_t end) const {
+    const std::int64_t count = std::min(kLanes, p_.query_length - query);
+    std::int64_t seeing = 0;  // of the 16 queries, the first ones
+    for (std::int64_t j = 0; j < end; ++j) {
+      const std::int64_t key = at_work_.first_key + j;
+      while (seeing < count &&
+             mask_.first_key(index(at_work_.sample), index(query + seeing)) <= key) {
+        ++seeing;
+      }
+      if (seeing == count) return;
+      hide_lanes(column + j * kQueryBlock, S::lanes_from(seeing));
+    }
+  }
+  static void hide_lanes(float* at, typename S::Mask lanes) {
+    S::store(at, S::select(lanes, simd::broadcast(kMinusInfinity), S::load(at)));
   }
 
   // probs = exp2(scores * scale + shift), times the dropout factors; returns the sum before those.
@@ -261,6 +329,11 @@ class ForwardTask {
   }
 
   const AttentionProblem& p_;
+  MaskView mask_;
+  struct {
+    std::int64_t sample = 0, first_key = 0;
+    QueryTile tile;
+  } at_work_;
   std::int64_t steps_;     // words along head_dim
   std::int64_t key_ld_;    // the same, padded
   std::int64_t value_ld_;  // head_dim, padded
@@ -277,6 +350,7 @@ class ForwardTask {
   float* scores_ = nullptr;  // [kKeyBlock][64]
   Word* probs_ = nullptr;    // [kKeyBlock / pair][64]
   float* keep_ = nullptr;    // [kKeyBlock][64], with dropout only
+  float bias_ = 0.0f;        // alibi_of() the head at work
 };
 
 template <class P, class T>

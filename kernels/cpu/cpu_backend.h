@@ -78,7 +78,8 @@ class CpuBackend final : public Backend {
   void optimizer_step(Stream&, const UpdateRule&, ConstTensor grad, ConstTensor grad_scale,
                       Tensor main, const UpdateStates& states, Tensor weights) const override;
   void square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const override;
-  void clip_scale(Stream&, ConstTensor square_sum, float max_norm, Tensor scale) const override;
+  void clip_scale(Stream&, ConstTensor square_sum, float max_norm, float loss_scale,
+                  Tensor scale) const override;
 
   void sm3_maxima(Stream&, const Sm3&, const MatrixPart&, ConstTensor grad, ConstTensor grad_scale,
                   ConstTensor rows, ConstTensor columns, Tensor new_rows,

@@ -128,11 +128,12 @@ void CpuBackend::square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate)
   *out.ptr<double>() = accumulate ? *out.ptr<double>() + total : total;
 }
 
-void CpuBackend::clip_scale(Stream&, ConstTensor square_sum, float max_norm, Tensor scale) const {
-  const double norm = std::sqrt(*square_sum.ptr<double>());
+void CpuBackend::clip_scale(Stream&, ConstTensor square_sum, float max_norm, float loss_scale,
+                            Tensor scale) const {
+  const double norm = std::sqrt(*square_sum.ptr<double>()) / loss_scale;
   const double wanted = max_norm > 0.0f ? max_norm / (norm + 1e-6) : 1.0;
   // A norm that is not a number makes a scale that is not one: the step must not look healthy.
-  *scale.ptr<float>() = wanted > 1.0 ? 1.0f : static_cast<float>(wanted);
+  *scale.ptr<float>() = static_cast<float>((wanted > 1.0 ? 1.0 : wanted) / loss_scale);
 }
 
 }  // namespace neox

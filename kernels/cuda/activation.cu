@@ -76,6 +76,47 @@ struct Relu {
   }
 };
 
+struct SquaredRelu {
+  NEOX_HOST_DEVICE static float value(float x) {
+    const float r = Relu::value(x);
+    return r * r;
+  }
+  NEOX_HOST_DEVICE static ValueAndSlope both(float x) {
+    const float r = Relu::value(x);
+    return {r * r, 2.0f * r};
+  }
+};
+
+/// tanh(log(1 + e)) = n / (n + 2) with n = e (e + 2), e = e^x: no cancellation. It is 1 in f32 for
+/// x >= 20.
+struct Mish {
+  NEOX_HOST_DEVICE static float value(float x) {
+    const float e = expf(x > 20.0f ? 20.0f : x);
+    const float n = e * (e + 2.0f);
+    return at_least(-104.0f, x) * (n / (n + 2.0f));
+  }
+  NEOX_HOST_DEVICE static ValueAndSlope both(float x) {
+    const float c = at_least(-80.0f, x > 20.0f ? 20.0f : x);
+    const float e = expf(c);
+    const float n = e * (e + 2.0f);
+    const float inverse = 1.0f / (n + 2.0f);
+    const float t = n / (n + 2.0f);
+    return {at_least(-104.0f, x) * t, t + c * (4.0f * e * (e + 1.0f)) * inverse * inverse};
+  }
+};
+
+struct Softsign {
+  NEOX_HOST_DEVICE static float value(float x) {
+    const float c = clamp_to_limits(x, 1e30f);
+    return c / (1.0f + fabsf(c));
+  }
+  NEOX_HOST_DEVICE static ValueAndSlope both(float x) {
+    const float c = clamp_to_limits(x, 1e30f);
+    const float inverse = 1.0f / (1.0f + fabsf(c));
+    return {c / (1.0f + fabsf(c)), inverse * inverse};
+  }
+};
+
 struct Identity {
   NEOX_HOST_DEVICE static float value(float x) { return x; }
   NEOX_HOST_DEVICE static ValueAndSlope both(float x) { return {x, 1.0f}; }
@@ -93,6 +134,12 @@ void visit_activation(Activation kind, F&& f) {
       return f(Silu{});
     case Activation::relu:
       return f(Relu{});
+    case Activation::squared_relu:
+      return f(SquaredRelu{});
+    case Activation::mish:
+      return f(Mish{});
+    case Activation::softsign:
+      return f(Softsign{});
     case Activation::sigmoid:
       return f(Sigmoid{});
     case Activation::identity:

@@ -61,15 +61,23 @@ void CudaAttention::check(const ConstHeads& heads, DType want) const {
        name_of(heads.dtype), name_of(heads.device), name_of(device_), name_of(want));
 }
 
+MaskView CudaAttention::mask_of(const AttentionProblem& p) const {
+  return mask_view(p.mask, device_, p.batch, p.heads, p.query_length, p.key_length);
+}
+
 void CudaAttention::attention(Stream& stream, const AttentionProblem& problem, ConstHeads q,
                               ConstHeads k, ConstHeads v, Tensor out, Tensor lse) const {
   for (const ConstHeads& heads : {q, k, v}) check(heads, out.dtype);
   const cuda::AttentionSizes sizes = sizes_of(problem);
+  const MaskView mask = mask_of(problem);
   run(stream, "attention", [=, this](const cuda::Launch& launch) {
-    cuda::attention_forward(launch, out.dtype,
-                            {sizes, dropout_of(problem.dropout), at(q), at(k), at(v),
-                             packed(output(out, out.dtype), problem),
-                             static_cast<float*>(optional_output(lse, DType::f32))});
+    const auto forward = !mask.empty()                    ? cuda::attention_forward_masked
+                         : problem.alibi.global_heads > 0 ? cuda::attention_forward_alibi
+                                                          : cuda::attention_forward;
+    forward(launch, out.dtype,
+            {sizes, dropout_of(problem.dropout), at(q), at(k), at(v),
+             packed(output(out, out.dtype), problem),
+             static_cast<float*>(optional_output(lse, DType::f32)), problem.alibi, mask});
   });
 }
 
@@ -93,12 +101,17 @@ void CudaAttention::attention_backward(Stream& stream, const AttentionProblem& p
     fail("internal error: the backward of attention got {} bytes of workspace, it needs {}",
          workspace.bytes(), needed);
   }
+  const MaskView mask = mask_of(problem);
   run(stream, "attention_backward", [=, this](const cuda::Launch& launch) {
-    cuda::attention_backward(
+    const auto backward = !mask.empty()                    ? cuda::attention_backward_masked
+                          : problem.alibi.global_heads > 0 ? cuda::attention_backward_alibi
+                                                           : cuda::attention_backward;
+    backward(
         launch, t,
         {sizes, dropout_of(problem.dropout), at(q), at(k), at(v), packed(input(out, t), problem),
          packed(input(dout, t), problem), static_cast<const float*>(input(lse, DType::f32)),
-         static_cast<float*>(output(workspace, DType::u8)), at(dq), at(dk), at(dv)});
+         static_cast<float*>(output(workspace, DType::u8)), at(dq), at(dk), at(dv), problem.alibi,
+         mask});
   });
 }
 

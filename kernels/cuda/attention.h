@@ -30,6 +30,7 @@ class CudaAttention : public virtual AttentionOps, protected CudaFamily {
  private:
   /// Throws Error unless the memory is this device's and of this dtype.
   void check(const ConstHeads& heads, DType want) const;
+  MaskView mask_of(const AttentionProblem& problem) const;
 };
 
 }  // namespace neox

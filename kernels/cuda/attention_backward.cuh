@@ -167,12 +167,18 @@ struct QueryGradient : BackwardPass<T, kWidth, Scores> {
       deltas[half] = this->delta_of(task.sample, task.head, query);
     }
     float sum[1][kWidth / 8][4] = {};
-    if constexpr (kBuffers == 2) load(block, task, begin, 0);
-    for (int key = begin, buffer = 0; key < end; key += kLoop) {
+    const auto next = [&](int from) {
+      const int last_query = min_of(first_query + kRows, sizes.query_length) - 1;
+      return next_tile(of_head, sizes, first_query, last_query, from, kLoop);
+    };
+    int key = next(begin), buffer = 0;
+    if constexpr (kBuffers == 2) load(block, task, key, 0);
+    while (key < end) {
+      const int following = next(key + kLoop);
       block.sync();  // all have read the tiles that the next copies overwrite
       if constexpr (kBuffers == 2) {
         commit_copies(block);
-        if (key + kLoop < end) load(block, task, key + kLoop, 1 - buffer);
+        if (following < end) load(block, task, following, 1 - buffer);
         commit_copies(block);
         wait_copies<1>(block);
       } else {
@@ -183,6 +189,7 @@ struct QueryGradient : BackwardPass<T, kWidth, Scores> {
       block.sync();
       add_keys(block, of_head, task, first_query, key, buffer, logs, deltas, sum);
       buffer = kBuffers - 1 - buffer;
+      key = following;
     }
     commit_copies(block);
     wait_copies<0>(block);
@@ -262,12 +269,14 @@ struct KeyGradient : BackwardPass<T, kWidth, Scores> {
       this->load_keys(block, this->v, task.sample, task.head, first_key, this->own(block, 1));
     }
     Sums sums;
-    if constexpr (kBuffers == 2) load(block, task, walk, 0, 0);
-    for (int step = 0, buffer = 0; step < walk.steps; ++step) {
+    int step = next_step(task, walk, 0, first_key), buffer = 0;
+    if constexpr (kBuffers == 2) load(block, task, walk, step, 0);
+    while (step < walk.steps) {
+      const int following = next_step(task, walk, step + 1, first_key);
       block.sync();  // all have read the tiles that the next copies overwrite
       if constexpr (kBuffers == 2) {
         commit_copies(block);
-        if (step + 1 < walk.steps) load(block, task, walk, step + 1, 1 - buffer);
+        if (following < walk.steps) load(block, task, walk, following, 1 - buffer);
         commit_copies(block);
         wait_copies<1>(block);
       } else {
@@ -278,11 +287,27 @@ struct KeyGradient : BackwardPass<T, kWidth, Scores> {
       block.sync();
       add_queries(block, task.sample, walk.head(step), walk.query(step), first_key, buffer, sums);
       buffer = kBuffers - 1 - buffer;
+      step = following;
     }
     commit_copies(block);
     wait_copies<0>(block);
     block.sync();
     finish(block, task, first_key, sums);
+  }
+
+  /// The first step from `step` on in which a query sees any of the block's keys.
+  NEOX_HOST_DEVICE int next_step(const HeadTask& task, const Walk& walk, int step,
+                                 int first_key) const {
+    if constexpr (Scores::kSkips) {
+      const int last_key = min_of(first_key + kRows, sizes.key_length) - 1;
+      for (; step < walk.steps; ++step) {
+        const int query = walk.query(step);
+        const int last_query = min_of(query + kLoop, sizes.query_length) - 1;
+        const Scores of_head = this->scores.of_head(task.sample, walk.head(step));
+        if (of_head.any_visible(query, last_query, first_key, last_key)) break;
+      }
+    }
+    return step;
   }
 
   NEOX_HOST_DEVICE float* statistics(const Block& block, int buffer) const {

@@ -71,12 +71,17 @@ struct AttentionForward {
         state.sum[m][half] = 0.0f;
       }
     }
-    if constexpr (kBuffers == 2) load_keys(block, task, begin, 0);
-    for (int key = begin, buffer = 0; key < end; key += kKeys) {
+    const auto next = [&](int from) {
+      return next_tile(of_head, sizes, first_query, past_query - 1, from, kKeys);
+    };
+    int key = next(begin), buffer = 0;
+    if constexpr (kBuffers == 2) load_keys(block, task, key, 0);
+    while (key < end) {
+      const int following = next(key + kKeys);
       block.sync();  // all have read the tiles that the next copies overwrite
       if constexpr (kBuffers == 2) {
         commit_copies(block);
-        if (key + kKeys < end) load_keys(block, task, key + kKeys, 1 - buffer);
+        if (following < end) load_keys(block, task, following, 1 - buffer);
         commit_copies(block);
         wait_copies<1>(block);
       } else {
@@ -87,6 +92,7 @@ struct AttentionForward {
       block.sync();
       add_keys(block, of_head, task, first_query, key, queries, buffer, state);
       buffer = kBuffers - 1 - buffer;
+      key = following;
     }
     commit_copies(block);
     wait_copies<0>(block);

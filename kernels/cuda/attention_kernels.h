@@ -6,8 +6,10 @@
 
 #include "core/base/dtype.h"
 #include "core/base/rng.h"
+#include "kernels/alibi.h"
 #include "kernels/cuda/kernel_launch.h"
 #include "kernels/dropout.h"
+#include "kernels/mask_view.h"
 
 namespace neox::cuda {
 
@@ -60,8 +62,14 @@ struct Attention {
   HeadsAt<const void> q, k, v;
   HeadsAt<void> out;
   float* lse;  ///< [batch, heads, query_length]
+  AlibiBias alibi{};
+  MaskView mask{};
 };
 void attention_forward(const Launch&, DType, const Attention&);
+/// The same with `alibi`, which attention_forward() does not look at.
+void attention_forward_alibi(const Launch&, DType, const Attention&);
+/// The same with `alibi` and `mask`.
+void attention_forward_masked(const Launch&, DType, const Attention&);
 
 /// AttentionOps::attention_backward.
 struct AttentionGradient {
@@ -71,7 +79,11 @@ struct AttentionGradient {
   const float* lse;
   float* delta;  ///< workspace [batch, heads, query_length]: rowsum(dout out)
   HeadsAt<void> dq, dk, dv;
+  AlibiBias alibi{};
+  MaskView mask{};
 };
 void attention_backward(const Launch&, DType, const AttentionGradient&);
+void attention_backward_alibi(const Launch&, DType, const AttentionGradient&);
+void attention_backward_masked(const Launch&, DType, const AttentionGradient&);
 
 }  // namespace neox::cuda

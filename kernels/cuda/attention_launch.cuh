@@ -43,7 +43,8 @@ NEOX_HOST_DEVICE inline void adjust_scores(const Block& block, const Scores& sco
   constexpr int kQueries = kByKeys ? 8 * kN : 16 * kM, kKeys = kByKeys ? 16 * kM : 8 * kN;
   const bool whole = key + kKeys <= sizes.key_length &&
                      scores.all_visible(query, query + kQueries - 1, key, key + kKeys - 1);
-  if (whole && !Scores::kBiased) return;
+  const bool biased = Scores::kBiased && scores.biased();
+  if (whole && !biased) return;
   const int group = block.lane() / 4, member = block.lane() % 4;
   NEOX_UNROLL
   for (int m = 0; m < kM; ++m) {
@@ -53,11 +54,28 @@ NEOX_HOST_DEVICE inline void adjust_scores(const Block& block, const Scores& sco
       for (int e = 0; e < 4; ++e) {
         const int row = 16 * m + e / 2 * 8 + group, column = 8 * n + 2 * member + e % 2;
         const int i = query + (kByKeys ? column : row), j = key + (kByKeys ? row : column);
-        if constexpr (Scores::kBiased) s[m][n][e] += scores.bias(i, j) / sizes.scale;
+        if constexpr (Scores::kBiased) {
+          if (biased) s[m][n][e] += scores.bias(i, j) / sizes.scale;
+        }
         if (!whole && !(j < sizes.key_length && scores.visible(i, j))) s[m][n][e] = -kInfinity;
       }
     }
   }
+}
+
+/// The first tile of keys from `key` on of which queries [first, last] see any; tiles lie `tile`
+/// apart. Not below key_length: none.
+template <class Scores>
+NEOX_HOST_DEVICE inline int next_tile(const Scores& scores, const AttentionSizes& sizes,
+                                      int first_query, int last_query, int key, int tile) {
+  if constexpr (Scores::kSkips) {
+    while (key < sizes.key_length &&
+           !scores.any_visible(first_query, last_query, key,
+                               min_of(key + tile, sizes.key_length) - 1)) {
+      key += tile;
+    }
+  }
+  return key;
 }
 
 /// Calls f(zero of the dtype, padded width of a head as an integral constant).

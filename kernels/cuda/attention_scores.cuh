@@ -33,28 +33,34 @@ NEOX_HOST_DEVICE inline float power_of_2(float x) {
 /// Causal attention: query i sees keys j <= i + key_length - query_length.
 ///
 /// The attention kernels take the form of the scores as a type, of which this is the plainest.
-/// Another one (a sliding window, documents, an additive bias) has the same members:
+/// Another one (ALiBi, a mask) has the same members:
 ///   of_head(sample, head)      the scores of one head
-///   kBiased, bias(i, j)        what is added to scale q.k; compiled away where kBiased is false
+///   kBiased, bias(i, j)        what is added to scale q.k, if biased(); compiled away where
+///   kBiased
+///                              is false
 ///   visible(i, j)              whether query i sees key j < key_length
 ///   all_visible(...)           whether every pair of a tile is visible, so that no one is asked
+///   kSkips, any_visible(...)   whether a tile between those that are seen may not be, and is not;
+///                              ranges end with the last query or key there is
 ///   first_key, end_key         keys that a range of queries may see
 ///   first_query, end_query     queries that may see a range of keys
 /// The last query or key of a range may lie up to a tile behind the last one there is.
 struct CausalScores {
   int query_length, key_length;
-  static constexpr bool kBiased = false;
+  static constexpr bool kBiased = false, kSkips = false;
 
   explicit CausalScores(const AttentionSizes& s)
       : query_length(s.query_length), key_length(s.key_length) {}
   NEOX_HOST_DEVICE CausalScores of_head(int, int) const { return *this; }
 
+  NEOX_HOST_DEVICE bool biased() const { return false; }
   NEOX_HOST_DEVICE float bias(int, int) const { return 0.0f; }
   NEOX_HOST_DEVICE int offset() const { return key_length - query_length; }
   NEOX_HOST_DEVICE bool visible(int query, int key) const { return key <= query + offset(); }
   NEOX_HOST_DEVICE bool all_visible(int first_query, int, int, int last_key) const {
     return last_key <= first_query + offset();
   }
+  NEOX_HOST_DEVICE bool any_visible(int, int, int, int) const { return true; }
   NEOX_HOST_DEVICE int first_key(int) const { return 0; }
   NEOX_HOST_DEVICE int end_key(int last_query) const {
     const int end = last_query + offset() + 1;

@@ -61,6 +61,8 @@ constexpr std::size_t kMostPlans = 16;
 const std::string kNothing;
 const std::string kDType = "cuDNN's attention is for bf16 and f16";
 const std::string kDropout = "the dropout masks of cuDNN are not ours";
+const std::string kAlibi = "attention with ALiBi is our own";
+const std::string kMask = "attention under a mask is our own";
 const std::string kEmpty = "there is nothing to compute";
 const std::string kFewQueries = "few queries (text generation) are not worth a plan";
 const std::string kManyPlans = "plans were made for 16 problems already";
@@ -91,6 +93,8 @@ CudnnAttention::~CudnnAttention() {
 const std::string& cudnn_refusal(const AttentionProblem& p,
                                  std::initializer_list<ConstHeads> heads) {
   if (p.dropout.p > 0.0f) return kDropout;
+  if (p.alibi.global_heads > 0) return kAlibi;
+  if (p.mask.window > 0 || p.mask.documents || p.mask.pattern.block > 0) return kMask;
   if (p.batch * p.heads * p.query_length * p.key_length == 0) return kEmpty;
   if (p.query_length < kFewestQueries) return kFewQueries;
   for (const ConstHeads& h : heads) {

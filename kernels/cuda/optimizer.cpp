@@ -36,10 +36,10 @@ void CudaOptimizer::square_sum(Stream& stream, ConstTensor x, Tensor out, bool a
 }
 
 void CudaOptimizer::clip_scale(Stream& stream, ConstTensor square_sum, float max_norm,
-                               Tensor scale) const {
+                               float loss_scale, Tensor scale) const {
   run(stream, "clip_scale", [=, this](const cuda::Launch& launch) {
     cuda::clip_scale(launch, static_cast<const double*>(input(square_sum, DType::f64)), max_norm,
-                     static_cast<float*>(output(scale, DType::f32)));
+                     loss_scale, static_cast<float*>(output(scale, DType::f32)));
   });
 }
 

@@ -86,14 +86,14 @@ struct AddUp {
 struct ClipScale {
   static constexpr int kThreads = kWarp;
   const double* square_sum;
-  float max_norm;
+  float max_norm, loss_scale;
   float* scale;
   NEOX_HOST_DEVICE void operator()(const Block& block) const {
     if (block.thread() > 0) return;
-    const double wanted =
-        max_norm > 0.0f ? static_cast<double>(max_norm) / (sqrt(*square_sum) + 1e-6) : 1.0;
+    const double norm = sqrt(*square_sum) / loss_scale;
+    const double wanted = max_norm > 0.0f ? max_norm / (norm + 1e-6) : 1.0;
     // A norm that is not a number makes a scale that is not one: the step must not look healthy.
-    *scale = wanted > 1.0 ? 1.0f : static_cast<float>(wanted);
+    *scale = static_cast<float>((wanted > 1.0 ? 1.0 : wanted) / loss_scale);
   }
 };
 
@@ -122,8 +122,9 @@ void square_sum(const Launch& launch, const float* x, std::int64_t n, double* sc
   launch_blocks(launch, {}, AddUp::kThreads, 0, AddUp{scratch, pieces, out, accumulate});
 }
 
-void clip_scale(const Launch& launch, const double* square_sum, float max_norm, float* scale) {
-  launch_blocks(launch, {}, kWarp, 0, ClipScale{square_sum, max_norm, scale});
+void clip_scale(const Launch& launch, const double* square_sum, float max_norm, float loss_scale,
+                float* scale) {
+  launch_blocks(launch, {}, kWarp, 0, ClipScale{square_sum, max_norm, loss_scale, scale});
 }
 
 }  // namespace neox::cuda

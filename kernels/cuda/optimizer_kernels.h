@@ -27,7 +27,8 @@ void optimizer_step(const Launch&, const UpdateRule&, const StepArrays&);
 inline constexpr std::int64_t kMostPartialSums = 1024;
 void square_sum(const Launch&, const float* x, std::int64_t n, double* scratch, double* out,
                 bool accumulate);
-void clip_scale(const Launch&, const double* square_sum, float max_norm, float* scale);
+void clip_scale(const Launch&, const double* square_sum, float max_norm, float loss_scale,
+                float* scale);
 
 /// scratch u64 [kMostPartialSums]
 void hash(const Launch&, const void* x, std::int64_t bytes, std::uint64_t* scratch,

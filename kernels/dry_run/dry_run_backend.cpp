@@ -25,11 +25,18 @@ std::int64_t key_elements(const AttentionProblem& p) {
   return p.batch * p.key_length * p.kv_heads * p.head_dim;
 }
 
-/// Of q k^T and probabilities v over the (query, key) pairs the causal mask leaves.
+/// Of q k^T and probabilities v over the (query, key) pairs that causality and a sliding window
+/// leave. Documents are not known here, and all blocks of a pattern count.
 double attention_flops(const AttentionProblem& p) {
   const auto queries = static_cast<double>(p.query_length);
   const auto past = static_cast<double>(p.key_length - p.query_length);
-  const double pairs = queries * past + queries * (queries + 1) / 2;
+  double pairs = queries * past + queries * (queries + 1) / 2;
+  if (p.mask.window > 0) {
+    // Queries at positions behind the window lose the keys in front of it.
+    const double last = static_cast<double>(p.key_length - 1 - p.mask.window);
+    const double first = std::max(past - static_cast<double>(p.mask.window), 0.0);
+    if (last > 0) pairs -= (last * (last + 1) - first * (first - 1)) / 2;
+  }
   return 4.0 * static_cast<double>(p.batch * p.heads * p.head_dim) * pairs;
 }
 
@@ -214,7 +221,7 @@ void DryRunBackend::optimizer_step(Stream&, const UpdateRule&, ConstTensor grad,
 void DryRunBackend::square_sum(Stream&, ConstTensor x, Tensor out, bool accumulate) const {
   count(OperatorFamily::optimizer, bytes_of(x) + bytes_if(accumulate, out), bytes_of(out));
 }
-void DryRunBackend::clip_scale(Stream&, ConstTensor square_sum, float, Tensor scale) const {
+void DryRunBackend::clip_scale(Stream&, ConstTensor square_sum, float, float, Tensor scale) const {
   count(OperatorFamily::optimizer, bytes_of(square_sum), bytes_of(scale));
 }
 void DryRunBackend::sm3_maxima(Stream&, const Sm3&, const MatrixPart&, ConstTensor grad,

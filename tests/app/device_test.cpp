@@ -107,6 +107,41 @@ TEST_P(WholeRun, TrainsAsTheCpuDoesInEveryLayout) {
   }
 }
 
+// Positions, norms and activations beyond those of the other tests.
+TEST_P(WholeRun, TrainsEveryArchitectureAsTheCpuDoes) {
+  const Layout models[] = {
+      {"alibi", 2,
+       "--model.pos_emb alibi --model.embedding_norm true --model.use_qk_layernorm true "
+       "--model.activation squared_relu --parallel.model_parallel_size 2"},
+      {"scalenorm", 1, "--model.norm scalenorm --model.pos_emb sinusoidal --model.activation mish"},
+      {"plain", 2,
+       "--model.norm non_parametric_layernorm --model.pos_emb learned --model.opt_pos_emb_offset 2 "
+       "--model.activation softsign --parallel.zero_stage 3"},
+      {"yarn", 1,
+       "--model.norm rmsnorm --model.rope_scaling yarn --model.rope_scaling_factor 4 "
+       "--model.use_qk_layernorm true --parallel.recompute selective"},
+      {"masked", 2,
+       "--model.attention_config window,bigbird --model.sliding_window_width 5 "
+       "--model.sparse_different_layout_per_head true --data.mask_documents true "
+       "--data.reset_positions true --parallel.pipe_parallel_size 2"},
+      {"patterns", 1,
+       "--model.attention_config sparse_fixed,local --model.sparse_num_local_blocks 2 "
+       "--data.mask_documents true"},
+  };
+  for (const Layout& model : models) {
+    const std::string name = model.name;
+    workspace_.run_ok(train(model.ranks, std::string("--system.device cpu ") + model.options),
+                      name + "_cpu");
+    workspace_.run_ok(on_device(model.ranks, model.options), name);
+    const std::vector<double> want = curve(workspace_, name + "_cpu");
+    ASSERT_EQ(want.size(), 8u);
+    const double difference = worst(name, want);
+    std::printf("    %-10s worst relative difference of losses and norms %.1e\n", model.name,
+                difference);
+    EXPECT_LE(difference, 1e-5) << name;
+  }
+}
+
 // Gradients of both engines lie 0.2 to 0.6 % from those of float32; their sums round differently.
 TEST_P(WholeRun, TrainsAsTheCpuDoesInBfloat16) {
   const std::string bf16 = "--precision.precision bfloat16 ";
@@ -179,6 +214,10 @@ TEST_P(WholeRun, RecordedWorkComputesTheSameBits) {
       {"pipe", 2, "--parallel.pipe_parallel_size 2 --batch.train_micro_batch_size_per_gpu 1"},
       {"zb", 2, "--parallel.pipe_parallel_size 2 --parallel.pipeline_schedule zb-h1"},
       {"zero3", 2, "--parallel.zero_stage 3 --batch.train_micro_batch_size_per_gpu 1"},
+      {"alibi", 2,
+       "--model.pos_emb alibi --model.embedding_norm true --model.use_qk_layernorm true "
+       "--parallel.zero_stage 3"},
+      {"scalenorm", 1, "--model.norm scalenorm --parallel.recompute full"},
   };
   for (const auto& [name, ranks, layout] : layouts) {
     const auto run = [&, name = name, ranks = ranks, layout = layout](const char* graphs) {

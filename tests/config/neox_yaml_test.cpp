@@ -113,6 +113,9 @@ TEST_F(Yaml, EveryConfigurationOfPythiaAndGptNeoX20B) {
     }
     const std::int64_t stages = std::max<std::int64_t>(c.parallel.pipe_parallel_size, 1);
     resolve(c, stages * c.parallel.model_parallel_size);
+    const auto half = parse_ini_text(ini_from_neox_yaml({entry.path().string()}, {}), "run.ini");
+    EXPECT_EQ(half.precision,
+              (PrecisionConfig{.precision = DType::f16, .initial_scale_power = 12}));
   }
   EXPECT_EQ(files, 11);
 }
@@ -125,6 +128,28 @@ TEST_F(Yaml, WhatDiffersByDefault) {
   EXPECT_EQ(c.model.activation, Activation::gelu);
   EXPECT_EQ(c.model.intermediate_size, 0);
   EXPECT_THAT(ini(""), HasSubstr("# model.pos_emb = learned: GPT-NeoX's default"));
+}
+
+TEST_F(Yaml, AttentionOfLayers) {
+  using ::testing::ElementsAre;
+  EXPECT_THAT(config("attention_config: [[[global], 1], [[flash], 1]]\n").model.attention_config,
+              ElementsAre("global"));
+  EXPECT_THAT(config("attention_config: [[[global, local], 1]]\n").model.attention_config,
+              ElementsAre("global", "local"));
+  EXPECT_THAT(config("attention_config: [[[bigbird], all]]\n").model.attention_config,
+              ElementsAre("bigbird"));
+  const Config windows = config("sliding_window_width: 7\nattention_config: [[[flash], 2]]\n");
+  EXPECT_EQ(windows.model.sliding_window_width, 7);
+  const Config sparse = config(
+      "attention_config: [[[sparse_variable, local], 1]]\n"
+      "sparsity_config: {block: 32, num_sliding_window_blocks: 6, local_window_blocks: [1, 2],\n"
+      "  global_block_indices: [0, 3], different_layout_per_head: true, num_random_blocks: 2}\n");
+  EXPECT_EQ(sparse.model.sparse_block, 32);
+  EXPECT_EQ(sparse.model.sparse_num_local_blocks, 6);
+  EXPECT_EQ(sparse.model.sparse_num_random_blocks, 2);
+  EXPECT_TRUE(sparse.model.sparse_different_layout_per_head);
+  EXPECT_THAT(sparse.model.sparse_local_window_blocks, ElementsAre(1, 2));
+  EXPECT_THAT(sparse.model.sparse_global_block_indices, ElementsAre(0, 3));
 }
 
 TEST_F(Yaml, WidthsAreTheRealOnes) {
@@ -162,13 +187,17 @@ TEST_F(Yaml, UnknownKeysAreErrors) {
 }
 
 TEST_F(Yaml, MissingFeaturesAreRefusedByName) {
-  refused("pos_emb: alibi\n", "pos_emb = alibi");
-  refused("norm: scalenorm\n", "norm = scalenorm");
-  refused("activation: mish\n", "activation = mish");
+  refused("pos_emb: rpe\n", "pos_emb = rpe");
+  refused("norm: batchnorm\n", "norm = batchnorm");
+  refused("activation: selu\n", "activation = selu");
+  refused("pos_emb: rotary\nopt_pos_emb_offset: 2\n", "needs model.pos_emb = learned");
   refused("moe_num_experts: 8\n", "moe_num_experts = 8: mixtures of experts are not supported");
-  refused("attention_config: [[[\"local\"], 2]]\n", "attention of kind 'local' is not supported");
+  refused("attention_config: [[[\"mamba\"], 2]]\n", "attention of kind 'mamba' is not supported");
+  refused("attention_config: [[[\"global\"], 3]]\n", "the kinds of 3 layers, num_layers is 2");
+  refused("attention_config: [[\"global\", 2]]\n", "expected lists of kinds");
+  refused("sparsity_config: {blocks: 3}\n", "no such setting of a sparsity pattern");
   refused("use_mup: true\n", "use_mup = true: muP is not supported");
-  refused("fp16: {enabled: true}\n", "precision.precision = fp16");
+  refused("loss_scale: 128\n", "loss_scale = 128: write it into the block fp16");
   refused("zero_optimization: {stage: 3, offload_param: {device: cpu}}\n", "offload_param");
   refused("zero_optimization: {stage: 1, cpu_offload: true}\n", "offloading to host memory");
   refused("tokenizer_type: SPMTokenizer\n", "tokenizer_type = SPMTokenizer");
@@ -176,6 +205,33 @@ TEST_F(Yaml, MissingFeaturesAreRefusedByName) {
   refused("data_impl: lazy\n", "only mmap token files are read");
   refused("curriculum_learning: {enabled: true}\n", "curriculum learning is not supported");
   EXPECT_NO_THROW(ini("curriculum_learning: {enabled: false}\nuse_mup: false\ns3_path: null\n"));
+}
+
+TEST_F(Yaml, PositionsNormsAndActivations) {
+  EXPECT_EQ(config("pos_emb: alibi\n").model.pos_emb, PositionEmbedding::alibi);
+  EXPECT_EQ(config("pos_emb: sinusoidal\n").model.pos_emb, PositionEmbedding::sinusoidal);
+  EXPECT_EQ(config("pos_emb: none\n").model.pos_emb, PositionEmbedding::none);
+  EXPECT_EQ(config("opt_pos_emb_offset: 2\n").model.opt_pos_emb_offset, 2);
+  const Config scaled = config("norm: scalenorm\nscalenorm_epsilon: 1e-6\n");
+  EXPECT_EQ(scaled.model.norm, NormKind::scalenorm);
+  EXPECT_EQ(scaled.model.scalenorm_epsilon, 1e-6);
+  EXPECT_EQ(config("norm: non_parametric_layernorm\n").model.norm,
+            NormKind::non_parametric_layernorm);
+  EXPECT_EQ(config("norm: te_rmsnorm\n").model.norm, NormKind::rmsnorm);
+  EXPECT_THAT(ini("norm: te_layernorm\n"),
+              HasSubstr("# norm = te_layernorm: Transformer Engine is not used"));
+  EXPECT_EQ(config("activation: mish\n").model.activation, Activation::mish);
+  EXPECT_EQ(config("activation: softsign\n").model.activation, Activation::softsign);
+  EXPECT_EQ(config("activation: swish\n").model.activation, Activation::silu);
+}
+
+// It is another function there.
+TEST_F(Yaml, QkNormIsOfEachHead) {
+  EXPECT_TRUE(config("use_qk_layernorm: true\n").model.use_qk_layernorm);
+  EXPECT_THAT(ini("use_qk_layernorm: true\n"),
+              HasSubstr("# use_qk_layernorm = true: each head is normalised by itself here"));
+  EXPECT_FALSE(config("use_qk_layernorm: false\n").model.use_qk_layernorm);
+  EXPECT_THAT(ini("use_qk_layernorm: false\n"), Not(HasSubstr("by itself")));
 }
 
 TEST_F(Yaml, Optimizers) {
@@ -270,7 +326,41 @@ TEST_F(Yaml, PrecisionInEverySpelling) {
             DType::bf16);
   EXPECT_EQ(config("fp16: {enabled: false}\n").precision.precision, DType::f32);
   refused("precision: fp32\nbf16: {enabled: true}\n", "contradicts");
+  refused("precision: bfloat16\nfp16: {enabled: true}\n", "contradicts");
   refused("bf16: true\n", "expected settings");
+}
+
+TEST_F(Yaml, TheBlockFp16) {
+  const Config plain = config("fp16: {enabled: true}\n");
+  EXPECT_EQ(plain.precision, PrecisionConfig{.precision = DType::f16});
+  EXPECT_EQ(config("precision: fp16\n").precision, plain.precision);
+  const std::string all =
+      "fp16: {fp16: true, enabled: true, loss_scale: 0, loss_scale_window: 500, hysteresis: 4, "
+      "min_loss_scale: 0.5, initial_scale_power: 12, consecutive_hysteresis: true, auto_cast: "
+      "false}\n";
+  const PrecisionConfig p = config(all).precision;
+  EXPECT_EQ(p.precision, DType::f16);
+  EXPECT_EQ(p.loss_scale, 0);
+  EXPECT_EQ(p.loss_scale_window, 500);
+  EXPECT_EQ(p.hysteresis, 4);
+  EXPECT_EQ(p.min_loss_scale, 0.5);
+  EXPECT_EQ(p.initial_scale_power, 12);
+  EXPECT_TRUE(p.consecutive_hysteresis);
+  EXPECT_THAT(ini(all), HasSubstr("# fp16.auto_cast = false: loss scaling has no such option"));
+  EXPECT_EQ(config("fp16: {enabled: true, loss_scale: 128.0}\n").precision.loss_scale, 128);
+  EXPECT_EQ(config("fp16: {enabled: true, loss_scale: null}\n").precision.loss_scale, 0);
+  refused("fp16: {enabled: true, hysteresis: 0}\n", "fp16.hysteresis = 0");
+  refused("fp16: {enabled: true, loss_scale: -1}\n", "fp16.loss_scale = -1");
+  EXPECT_THAT(ini("bf16: {enabled: true, loss_scale: 8}\n"),
+              HasSubstr("# bf16.loss_scale = 8: bfloat16 needs no loss scaling"));
+
+  // Another precision on the command line takes the block's settings away.
+  ParsedCommand bf16;
+  bf16.config.precision.precision = DType::bf16;
+  bf16.origins["precision.precision"] = "command line";
+  const std::string text = ini_from_neox_yaml({file("run.yml", kModel + all)}, bf16);
+  EXPECT_EQ(parse_ini_text(text, "run.ini").precision, PrecisionConfig{.precision = DType::bf16});
+  EXPECT_THAT(text, HasSubstr("# initial_scale_power = 12: only fp16 needs loss scaling"));
 }
 
 TEST_F(Yaml, WordsOfYaml11) {

@@ -81,13 +81,22 @@ struct Word {
 };
 
 TEST(ConfigFile, ActivationWords) {
-  const Word words[] = {
-      {"gelu", Activation::gelu, false},           {"gelu_tanh", Activation::gelu_tanh, false},
-      {"gelu_fast", Activation::gelu_tanh, false}, {"gelu_new", Activation::gelu_tanh, false},
-      {"silu", Activation::silu, false},           {"swish", Activation::silu, false},
-      {"relu", Activation::relu, false},           {"geglu", Activation::gelu, true},
-      {"swiglu", Activation::silu, true},          {"reglu", Activation::relu, true},
-      {"glu", Activation::sigmoid, true},          {"bilinear", Activation::identity, true}};
+  const Word words[] = {{"gelu", Activation::gelu, false},
+                        {"gelu_tanh", Activation::gelu_tanh, false},
+                        {"gelu_fast", Activation::gelu_tanh, false},
+                        {"gelu_new", Activation::gelu_tanh, false},
+                        {"silu", Activation::silu, false},
+                        {"swish", Activation::silu, false},
+                        {"relu", Activation::relu, false},
+                        {"squared_relu", Activation::squared_relu, false},
+                        {"relu2", Activation::squared_relu, false},
+                        {"mish", Activation::mish, false},
+                        {"softsign", Activation::softsign, false},
+                        {"geglu", Activation::gelu, true},
+                        {"swiglu", Activation::silu, true},
+                        {"reglu", Activation::relu, true},
+                        {"glu", Activation::sigmoid, true},
+                        {"bilinear", Activation::identity, true}};
   for (const Word& w : words) {
     const Config c = parse_ini_text(std::string("[model]\nactivation = ") + w.text, "text");
     EXPECT_EQ(c.model.activation, w.activation) << w.text;
@@ -101,6 +110,11 @@ TEST(ConfigFile, EnumsByTheirWords) {
   };
   EXPECT_EQ(model("norm = layernorm").norm, NormKind::layernorm);
   EXPECT_EQ(model("norm = rmsnorm").norm, NormKind::rmsnorm);
+  EXPECT_EQ(model("norm = scalenorm").norm, NormKind::scalenorm);
+  EXPECT_EQ(model("norm = non_parametric_layernorm").norm, NormKind::non_parametric_layernorm);
+  EXPECT_EQ(model("pos_emb = sinusoidal").pos_emb, PositionEmbedding::sinusoidal);
+  EXPECT_EQ(model("pos_emb = alibi").pos_emb, PositionEmbedding::alibi);
+  EXPECT_EQ(model("rope_scaling = yarn").rope_scaling, RopeScaling::yarn);
   EXPECT_EQ(model("pos_emb = rotary").pos_emb, PositionEmbedding::rotary);
   EXPECT_EQ(model("pos_emb = learned").pos_emb, PositionEmbedding::learned);
   EXPECT_EQ(model("pos_emb = none").pos_emb, PositionEmbedding::none);

@@ -171,9 +171,18 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"tied_norm",
                 "[model]\ngpt_j_tied = true\n",
                 {"model.gpt_j_tied", "gpt_j_residual = true"}},
-        Refused{"fp16",
-                "[precision]\nprecision = fp16\n",
-                {"precision.precision = fp16", "loss scaling", "bfloat16"}},
+        Refused{"loss_scale",
+                "[precision]\nprecision = bfloat16\nloss_scale = 128\n",
+                {"precision.loss_scale = 128", "only fp16 needs loss scaling"}},
+        Refused{"hysteresis",
+                "[precision]\nhysteresis = 3\n",
+                {"precision.hysteresis = 3", "precision.precision = fp16"}},
+        Refused{"min_loss_scale",
+                "[precision]\nprecision = fp16\ninitial_scale_power = 3\nmin_loss_scale = 9\n",
+                {"precision.min_loss_scale = 9", "precision.initial_scale_power = 3", "2 to the"}},
+        Refused{"fp16_gradients",
+                "[parallel]\ngradient_reduce_dtype = fp16\n[precision]\nprecision = bfloat16\n",
+                {"parallel.gradient_reduce_dtype = fp16", "vanish"}},
         Refused{"min_lr",
                 "[schedule]\nmin_lr = 0.01\n",
                 {"schedule.min_lr = 0.01", "above optimizer.lr = 0.001"}},
@@ -236,9 +245,9 @@ TEST_P(Layouts, AreAcceptedOrRefusedWithTheNumbers) {
   Config config = command.config;
   std::string message;
   try {
-    resolve(config, GetParam().ranks, command.origins, Unimplemented::accept);
+    resolve(config, GetParam().ranks, command.origins);
     const Config once = config;
-    resolve(config, GetParam().ranks, {}, Unimplemented::accept);
+    resolve(config, GetParam().ranks);
     EXPECT_EQ(config, once);
   } catch (const Error& error) {
     message = error.what();
@@ -394,10 +403,30 @@ TEST(Resolve, RequiredOptionsAndAllProblemsAtOnce) {
   }
   Config c = minimal();
   c.model.num_attention_heads = 3;
-  c.precision.precision = DType::f16;
+  c.precision.hysteresis = 5;
   c.batch = {7, 2, 0};
   const std::string message = failure(c, 1);
   EXPECT_EQ(std::count(message.begin(), message.end(), '\n'), 2) << message;  // three problems
+}
+
+TEST(Resolve, LossScalingOnlyInFp16) {
+  Config c = minimal();
+  c.precision.precision = DType::f16;
+  c.parallel.gradient_reduce_dtype = DType::f16;
+  EXPECT_EQ(failure(c, 1), "");
+  c.precision.loss_scale = 0.5;
+  c.precision.initial_scale_power = 0;
+  c.precision.min_loss_scale = 2;  // not read with a static scale
+  EXPECT_EQ(failure(c, 1), "");
+  c.precision.loss_scale = 0;
+  EXPECT_THAT(failure(c, 1), HasSubstr("precision.min_loss_scale = 2"));
+  c.precision.min_loss_scale = 0.25;
+  EXPECT_EQ(failure(c, 1), "");
+  c.precision.loss_scale = 2 * kMaxLossScale;
+  EXPECT_THAT(failure(c, 1), HasSubstr("precision.loss_scale"));
+  EXPECT_TRUE(PrecisionConfig{.precision = DType::f16}.scales_dynamically());
+  EXPECT_FALSE((PrecisionConfig{.precision = DType::f16, .loss_scale = 8}).scales_dynamically());
+  EXPECT_FALSE(PrecisionConfig{.precision = DType::bf16}.scales_loss());
 }
 
 TEST(Resolve, ChecksRangesOfConfigurationsMadeInCode) {

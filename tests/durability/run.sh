@@ -3,7 +3,7 @@
 #   run.sh kill-loop [KILLS]        kill -9 of a random rank, restart in a random layout  (500)
 #   run.sh kill-same [KILLS]        the same in one layout: the last files are the same bytes  (100)
 #   run.sh power-loss [LOSSES]      as root: the power fails while checkpoints are written  (100)
-#   run.sh elastic                  12 saving x 12 loading layouts x 3 models
+#   run.sh elastic                  12 saving x 12 loading layouts x 4 models
 #   run.sh flatness [STEPS]         memory and open files of a long run  (10000)
 #   run.sh faults                   damaged files, every failing system call; as root: full disks
 #   run.sh all

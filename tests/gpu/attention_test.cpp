@@ -10,8 +10,8 @@
 #include "kernels/cuda/family.h"
 #include "kernels/cuda/host_block.h"
 #include "tests/gpu/gpu_support.h"
-#include "tests/gpu/score_kernels.h"
 #include "tests/kernels/attention_reference.h"
+#include "tests/kernels/mask_form.h"
 #include "tests/kernels/op_cases.h"
 
 namespace neox::testing {
@@ -62,12 +62,14 @@ struct Form {
   std::int64_t batch, queries, keys, heads, kv_heads, dim;
   Layout layout = Layout::packed;
   float dropout = 0.0f;
+  test::MaskForm mask{};
+  std::int64_t alibi_heads = 0;
 };
 
 std::string text_of(const Form& f, DType dtype) {
-  return fmt::format("{} batch {} {}x{} heads {}/{} dim {} layout {} dropout {}", name_of(dtype),
+  return fmt::format("{} batch {} {}x{} heads {}/{} dim {} layout {} dropout {}{}", name_of(dtype),
                      f.batch, f.queries, f.keys, f.heads, f.kv_heads, f.dim,
-                     static_cast<int>(f.layout), f.dropout);
+                     static_cast<int>(f.layout), f.dropout, describe(f.mask));
 }
 
 /// Heads on a device; whatever lies between them is NaN, and must stay it.
@@ -179,12 +181,15 @@ AttentionProblem problem_of(const Form& f) {
                      f.dim,
                      1.0f / std::sqrt(static_cast<float>(f.dim))};
   p.dropout = {f.dropout, RngKey{0x1234567890abcdefu}, 3, 2, f.heads + 5};
+  p.alibi = {0, f.alibi_heads};
   return p;
 }
 
 Results compute(const Backend& ops, Device device, const Form& f, DType dtype) {
   const auto stream = make_stream(device);
-  const AttentionProblem p = problem_of(f);
+  AttentionProblem p = problem_of(f);
+  const test::OwnedMask mask = test::OwnedMask(f.mask, p).on(*stream);
+  p.mask = mask.view();
   PlacedHeads q(*stream, f, dtype, f.queries, f.heads), k(*stream, f, dtype, f.keys, f.kv_heads),
       v(*stream, f, dtype, f.keys, f.kv_heads), dq(*stream, f, dtype, f.queries, f.heads),
       dk(*stream, f, dtype, f.keys, f.kv_heads), dv(*stream, f, dtype, f.keys, f.kv_heads);
@@ -228,8 +233,10 @@ void check(const Backend& ops, Device device, const Form& f, DType dtype,
            const test::ScoreBias& bias = {}) {
   const std::string about = text_of(f, dtype);
   const Results got = compute(ops, device, f, dtype);
-  const AttentionReference want =
-      attention_reference(problem_of(f), got.q, got.k, got.v, got.dout, bias);
+  AttentionProblem problem = problem_of(f);
+  const test::OwnedMask mask(f.mask, problem);
+  problem.mask = mask.view();
+  const AttentionReference want = attention_reference(problem, got.q, got.k, got.v, got.dout, bias);
   // 16-bit: probabilities, their gradients, out and the result are rounded to the dtype.
   const double u = dtype == DType::f16 ? 0x1p-11 : 0x1p-8;
   const double limit = dtype == DType::f32 ? 1e-5 : 3 * u;
@@ -290,85 +297,55 @@ INSTANTIATE_TEST_SUITE_P(Attention, CudaAttentionShapes, ::testing::ValuesIn(kDT
 INSTANTIATE_TEST_SUITE_P(Attention, SimulatedAttentionShapes, ::testing::ValuesIn(kDTypes),
                          name_of_dtype);
 
-// ---- other scores ----------------------------------------------------------------------------
+// ---- masks -----------------------------------------------------------------------------------
 
-/// Attention with the scores of score_kernels.h, and nothing else.
-class WindowAttention final : public DryRunBackend, private CudaFamily {
- public:
-  WindowAttention(Device device, Window window)
-      : DryRunBackend(device, cpu_backend()), CudaFamily(device), window_(window) {}
+/// Windows, documents and blocks shorter and longer than tiles of queries and keys.
+std::vector<Form> masked_forms() {
+  std::vector<Form> all;
+  const auto add = [&](Form form, const test::MaskForm& mask, std::int64_t alibi_heads = 0) {
+    form.mask = mask;
+    form.alibi_heads = alibi_heads;
+    all.push_back(form);
+  };
+  for (const std::int64_t window : {1, 40, 90, 1000}) {
+    add({1, 150, 150, 2, 1, 20}, {window});
+    add({1, 70, 205, 2, 2, 32}, {window}, 4);
+  }
+  for (const std::int64_t length : {3, 50, 200}) add({2, 150, 150, 2, 1, 40}, {0, length});
+  add({1, 70, 205, 2, 2, 32}, {0, 60}, 4);
+  for (const std::int64_t block : {16, 48, 64, 128}) {
+    add({1, 300, 300, 2, 1, 20}, {0, 0, block});
+    add({1, 70, 205, 2, 1, 32, Layout::fused}, {0, 0, block, true});
+  }
+  add({2, 130, 130, 4, 2, 64, Layout::packed, 0.3f}, {60, 70, 32, true}, 4);
+  add({1, 1, 205, 2, 1, 64, Layout::cache}, {100});
+  add({1, 1, 205, 2, 1, 64, Layout::cache}, {0, 0, 32});
+  add({1, 60, 60, 1, 1, 200}, {20, 30});
+  return all;
+}
 
-  void attention(Stream& s, const AttentionProblem& p, ConstHeads q, ConstHeads k, ConstHeads v,
-                 Tensor out, Tensor lse) const override {
-    run(s, "window attention", [&](const cuda::Launch& launch) {
-      window_attention(
-          launch,
-          {sizes(p), dropout_of(p), at<const void>(q), at<const void>(k), at<const void>(v),
-           packed<void>(p, out), reinterpret_cast<float*>(lse.data)},
-          window_);
-    });
-  }
-  std::size_t attention_backward_workspace(const AttentionProblem& p, DType) const override {
-    return static_cast<std::size_t>(p.batch * p.heads * p.query_length) * sizeof(float);
-  }
-  void attention_backward(Stream& s, const AttentionProblem& p, ConstHeads q, ConstHeads k,
-                          ConstHeads v, ConstTensor out, ConstTensor lse, ConstTensor dout,
-                          Heads dq, Heads dk, Heads dv, Tensor workspace) const override {
-    run(s, "window attention backward", [&](const cuda::Launch& launch) {
-      window_attention_backward(
-          launch,
-          {sizes(p), dropout_of(p), at<const void>(q), at<const void>(k), at<const void>(v),
-           packed<const void>(p, out), packed<const void>(p, dout),
-           reinterpret_cast<const float*>(lse.data), reinterpret_cast<float*>(workspace.data),
-           at<void>(dq), at<void>(dk), at<void>(dv)},
-          window_);
-    });
-  }
-
- private:
-  static cuda::AttentionSizes sizes(const AttentionProblem& p) {
-    const auto whole = [](std::int64_t n) { return static_cast<int>(n); };
-    return {whole(p.batch), whole(p.query_length), whole(p.key_length),
-            whole(p.heads), whole(p.kv_heads),     whole(p.head_dim),
-            p.scale};
-  }
-  static cuda::ProbabilityDropout dropout_of(const AttentionProblem& p) {
-    const AttentionDropout& d = p.dropout;
-    return {d.p, d.key, d.first_sample, d.first_head, d.global_heads};
-  }
-  template <class Memory, class AnyHeads>
-  static cuda::HeadsAt<Memory> at(const AnyHeads& h) {
-    return {h.data, h.batch_stride, h.row_stride, h.head_stride};
-  }
-  template <class Memory, class AnyTensor>
-  static cuda::HeadsAt<Memory> packed(const AttentionProblem& p, const AnyTensor& t) {
-    const std::int64_t width = p.heads * p.head_dim;
-    return {t.data, p.query_length * width, width, p.head_dim};
-  }
-  Window window_;
-};
-
-void check_windows(Device device) {
-  // Windows shorter and longer than a tile of keys; one that hides nothing.
-  for (const Window window :
-       {Window{1, 0.5f}, Window{40, 0.02f}, Window{90, 0.01f}, Window{1000, 0.03f}}) {
-    for (const Form& f : {Form{1, 150, 150, 2, 1, 20}, Form{1, 70, 205, 2, 2, 32}}) {
-      const auto bias = [&](std::int64_t head, std::int64_t query, std::int64_t key) {
-        const std::int64_t distance = query + f.keys - f.queries - key;
-        if (distance >= window.keys) return -std::numeric_limits<double>::infinity();
-        return -double{window.slope} * static_cast<double>((head + 1) * distance);
-      };
-      check(WindowAttention(device, window), device, f, DType::f32, bias);
-    }
+void check_masks(Device device, DType dtype) {
+  for (const Form& f : masked_forms()) {
+    const auto bias = [&](std::int64_t head, std::int64_t query, std::int64_t key) {
+      if (f.alibi_heads == 0) return 0.0;
+      const double slope = double{alibi_slope({0, f.alibi_heads}, head)};
+      return -slope * static_cast<double>(query + f.keys - f.queries - key);
+    };
+    check(cuda_kernels_on(device), device, f, dtype, bias);
   }
 }
-class CudaAttentionScores : public OnGpu {};
-TEST_F(CudaAttentionScores, WindowsAndBiasesFitTheKernels) {
-  check_windows(kGpu);
+class CudaAttentionMasks : public OnGpu, public ::testing::WithParamInterface<DType> {};
+class SimulatedAttentionMasks : public ::testing::TestWithParam<DType> {};
+TEST_P(CudaAttentionMasks, MatchFloat64) {
+  check_masks(kGpu, GetParam());
 }
-TEST(SimulatedAttentionScores, WindowsAndBiasesFitTheKernels) {
-  check_windows(kSimulated);
+TEST_P(SimulatedAttentionMasks, MatchFloat64) {
+  check_masks(kSimulated, GetParam());
 }
+INSTANTIATE_TEST_SUITE_P(Attention, CudaAttentionMasks, ::testing::ValuesIn(kDTypes),
+                         name_of_dtype);
+INSTANTIATE_TEST_SUITE_P(Attention, SimulatedAttentionMasks, ::testing::ValuesIn(kDTypes),
+                         name_of_dtype);
 
 // ---- against the CPU engine ------------------------------------------------------------------
 

@@ -186,7 +186,8 @@ void check_extremes(Device device) {
                    std::numeric_limits<double>::quiet_NaN()};
   const Shape shape{1, static_cast<std::int64_t>(x.size())};
   for (const auto kind : {Activation::gelu, Activation::gelu_tanh, Activation::silu,
-                          Activation::relu, Activation::sigmoid, Activation::identity}) {
+                          Activation::relu, Activation::squared_relu, Activation::mish,
+                          Activation::softsign, Activation::sigmoid, Activation::identity}) {
     const auto compute = [&](const Backend& ops, Device on, Stream& s) {
       Array result;
       for (const double value : x) {  // one at a time: error_of compares with the mean magnitude

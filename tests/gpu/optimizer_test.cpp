@@ -142,7 +142,7 @@ void check_not_a_number(Device device) {
   for (const double norm : {std::nan(""), std::numeric_limits<double>::infinity()}) {
     const OwnedTensor sum = on_device<double>(device, *stream, {norm}, {1});
     const OwnedTensor scale = on_device<float>(device, *stream, {-1.0f}, {1});
-    cuda_kernels_on(device).clip_scale(*stream, sum, 1.0f, scale);
+    cuda_kernels_on(device).clip_scale(*stream, sum, 1.0f, 1.0f, scale);
     const float got = from_device<float>(*stream, scale)[0];
     EXPECT_TRUE(std::isnan(norm) ? std::isnan(got) : got == 0.0f) << got;
   }

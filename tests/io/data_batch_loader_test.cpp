@@ -304,6 +304,31 @@ TEST_F(BatchLoaderTest, MasksTheLossAfterEndOfDocument) {
   EXPECT_GT(masked, 20);
 }
 
+TEST_F(BatchLoaderTest, DocumentsBeginBehindEndOfDocument) {
+  auto options = options_for(10, 5);
+  options.eod = kEod;
+  options.find_documents = true;
+  BatchLoader loader(*dataset_, options, 0);
+  const std::int64_t seq = dataset_->seq_length();
+  std::int64_t begins = 0;
+  for (int t = 0; t < 20; ++t) {
+    for (const auto& batch : loader.next().micro_batches) {
+      ASSERT_EQ(batch.documents.size(), batch.tokens.size());
+      for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
+        const auto row = static_cast<std::int64_t>(i) % seq;
+        const bool first = row == 0 || batch.tokens[i - 1] == kEod;
+        EXPECT_EQ(batch.documents[i], first ? row : batch.documents[i - 1]);
+        begins += first && row > 0;
+      }
+    }
+  }
+  EXPECT_GT(begins, 20);
+  EXPECT_TRUE(
+      BatchLoader(*dataset_, options_for(10, 5), 0).next().micro_batches[0].documents.empty());
+  options.eod = -1;
+  EXPECT_THROW(BatchLoader(*dataset_, options, 0), Error);
+}
+
 TEST_F(BatchLoaderTest, NegativeLabelsHaveNoLoss) {
   const auto documents = data_testing::counting_documents(40, 30, 3);
   auto labels = documents;

@@ -18,7 +18,24 @@ struct FusedHeads {
         v(fused, p.query_length, (p.heads + p.kv_heads) * p.head_dim, p.head_dim) {}
 };
 
-/// out = dropout(softmax(scale q k^T, causal)) v, one query of one head after the other.
+/// ALiBi's slopes as its authors list them.
+double slope_of(const AlibiBias& bias, std::int64_t head) {
+  if (bias.global_heads == 0) return 0.0;
+  const auto of_power = [](double n) {
+    std::vector<double> slopes;
+    for (double k = 1; k <= n; ++k) slopes.push_back(std::pow(std::pow(2, -8 / n), k));
+    return slopes;
+  };
+  const double power = std::exp2(std::floor(std::log2(static_cast<double>(bias.global_heads))));
+  std::vector<double> all = of_power(power);
+  const std::vector<double> finer = of_power(2 * power);
+  for (std::size_t k = 0; all.size() < static_cast<std::size_t>(bias.global_heads); k += 2) {
+    all.push_back(finer[k]);
+  }
+  return all[static_cast<std::size_t>(bias.first_head + head)];
+}
+
+/// out = dropout(softmax(scale q k^T - ALiBi, causal)) v, one query of one head after the other.
 void reference(const AttentionProblem& p, const Arrays& in, Arrays& out) {
   const Array& qkv = in.at("qkv");
   const std::int64_t d = p.head_dim, width = fused_width(p);
@@ -28,13 +45,15 @@ void reference(const AttentionProblem& p, const Arrays& in, Arrays& out) {
   for (std::int64_t b = 0; b < p.batch; ++b) {
     for (std::int64_t a = 0; a < p.heads; ++a) {
       const std::int64_t kv = a / (p.heads / p.kv_heads);
+      const double slope = slope_of(p.alibi, a);
       for (std::int64_t i = 0; i < p.query_length; ++i) {
         Array e(static_cast<std::size_t>(i + 1));
         double sum = 0;
         for (std::int64_t j = 0; j <= i; ++j) {
           double score = 0;
           for (std::int64_t c = 0; c < d; ++c) score += at(b, i, a, c) * at(b, j, p.heads + kv, c);
-          sum += e[static_cast<std::size_t>(j)] = std::exp(score * double{p.scale});
+          sum += e[static_cast<std::size_t>(j)] =
+              std::exp(score * double{p.scale} - slope * static_cast<double>(i - j));
         }
         out["lse"][static_cast<std::size_t>((b * p.heads + a) * p.query_length + i)] =
             std::log(sum);
@@ -65,8 +84,9 @@ OpCase attention_case(AttentionProblem p, DType t) {
   p.dropout.first_head = 1;
   p.dropout.global_heads = p.heads + 3;
   OpCase test{"attention",
-              fmt::format("{}x{} heads {} of {} dim {}{}", p.batch, p.query_length, p.heads,
-                          p.kv_heads, p.head_dim, p.dropout.p > 0 ? " dropout" : ""),
+              fmt::format("{}x{} heads {} of {} dim {}{}{}", p.batch, p.query_length, p.heads,
+                          p.kv_heads, p.head_dim, p.dropout.p > 0 ? " dropout" : "",
+                          p.alibi.global_heads > 0 ? " alibi" : ""),
               t};
   const Shape fused{p.batch * p.query_length, fused_width(p)};
   const Shape out{p.batch, p.query_length, p.heads * p.head_dim};
@@ -98,6 +118,12 @@ AttentionProblem problem(std::int64_t batch, std::int64_t seq, std::int64_t head
   p.kv_heads = kv_heads;
   p.head_dim = head_dim;
   p.dropout.p = dropout;
+  return p;
+}
+
+AttentionProblem with_alibi(AttentionProblem p, std::int64_t first_head,
+                            std::int64_t global_heads) {
+  p.alibi = {first_head, global_heads};
   return p;
 }
 
@@ -198,6 +224,10 @@ std::vector<OpCase> attention_cases(DType t, CaseSize size) {
           attention_case(problem(1, 1, 1, 1, 8), t),
           attention_case(problem(3, 1, 2, 1, 17), t),
           attention_case(problem(1, 17, 1, 1, 1), t),
+          attention_case(with_alibi(problem(2, 9, 2, 2, 8), 1, 4), t),
+          attention_case(with_alibi(problem(1, 70, 4, 2, 16), 2, 6), t),
+          attention_case(with_alibi(problem(1, 11, 3, 1, 16, 0.25f), 0, 3), t),
+          attention_case(with_alibi(problem(1, 1, 2, 1, 8), 0, 2), t),
           rotary_case(2, 5, 3, 16, 8, t),
           rotary_case(1, 1, 1, 2, 1, t),
           rotary_case(1, 7, 2, 20, 3, t),

@@ -13,6 +13,23 @@ struct Inputs {
   const ScoreBias& bias;
 };
 
+// By the words of kernels/attention_mask.h.
+bool sees(const AttentionProblem& p, std::int64_t b, std::int64_t a, std::int64_t i,
+          std::int64_t j) {
+  const std::int64_t position = i + p.key_length - p.query_length;
+  if (p.mask.window > 0 && j < position - p.mask.window) return false;
+  if (p.mask.documents) {
+    const auto* begins = reinterpret_cast<const std::int32_t*>(p.mask.documents.data);
+    if (j < begins[b * p.query_length + i]) return false;
+  }
+  const BlockPattern& pattern = p.mask.pattern;
+  if (pattern.block == 0) return true;
+  const std::int64_t blocks = pattern.kept.shape[1], rows = pattern.kept.shape[0];
+  const auto* kept = reinterpret_cast<const std::uint8_t*>(pattern.kept.data);
+  return kept[((rows == 1 ? 0 : a) * blocks + position / pattern.block) * blocks +
+              j / pattern.block] != 0;
+}
+
 // One query of one head.
 void add_query(const Inputs& in, std::int64_t b, std::int64_t a, std::int64_t i,
                AttentionReference& ref) {
@@ -32,8 +49,9 @@ void add_query(const Inputs& in, std::int64_t b, std::int64_t a, std::int64_t i,
   for (std::int64_t j = 0; j < seen; ++j) {
     double dot = 0;
     for (std::int64_t d = 0; d < p.head_dim; ++d) dot += at(in.q, row + d) * at(in.k, key(j) + d);
-    s[static_cast<std::size_t>(j)] =
-        dot * static_cast<double>(p.scale) + (in.bias ? in.bias(a, i, j) : 0.0);
+    s[static_cast<std::size_t>(j)] = sees(p, b, a, i, j) ? dot * static_cast<double>(p.scale) +
+                                                               (in.bias ? in.bias(a, i, j) : 0.0)
+                                                         : -std::numeric_limits<double>::infinity();
     most = std::max(most, s[static_cast<std::size_t>(j)]);
     if (p.dropout.p > 0) {
       const std::int64_t draw =

@@ -9,6 +9,7 @@
 
 #include "core/tensor/buffer.h"
 #include "tests/kernels/attention_reference.h"
+#include "tests/kernels/mask_form.h"
 
 namespace neox {
 namespace {
@@ -26,12 +27,14 @@ struct Case {
   Layout layout = Layout::separate;
   float dropout = 0.0f;
   float spread = 1.0f;  // standard deviation of q: large values give sharp softmaxes
+  test::MaskForm mask{};
 };
 
 std::string describe(const Case& c, DType dtype, AttentionKernels kernels) {
-  return fmt::format("{} {} b{} {}x{} heads {}/{} dim {} layout {} dropout {}", name_of(dtype),
+  return fmt::format("{} {} b{} {}x{} heads {}/{} dim {} layout {} dropout {}{}", name_of(dtype),
                      kernels == AttentionKernels::best ? "best" : "portable", c.batch, c.queries,
-                     c.keys, c.heads, c.kv_heads, c.dim, static_cast<int>(c.layout), c.dropout);
+                     c.keys, c.heads, c.kv_heads, c.dim, static_cast<int>(c.layout), c.dropout,
+                     describe(c.mask));
 }
 
 double get(const std::byte* data, DType dtype, std::int64_t i) {
@@ -48,6 +51,7 @@ struct Inputs {
   OwnedTensor memory[3], gradient[3];  // one fused tensor, or q, k, v apart
   Heads q, k, v, dq, dk, dv;
   OwnedTensor out, lse, dout, workspace;
+  test::OwnedMask mask;
 
   Inputs(const Case& c, DType type, std::uint64_t seed = 7) : dtype(type) {
     problem = {c.batch,
@@ -58,6 +62,8 @@ struct Inputs {
                c.dim,
                1.0f / std::sqrt(static_cast<float>(c.dim))};
     problem.dropout = {c.dropout, RngKey{0x1234567890abcdefull}, 3, 2, c.heads + 5};
+    mask = test::OwnedMask(c.mask, problem);
+    problem.mask = mask.view();
     place(c, memory, q, k, v);
     place(c, gradient, dq, dk, dv);
     std::mt19937_64 random(seed);
@@ -280,6 +286,49 @@ TEST(Attention, Dropout) {
              {1, 40, 61, 2, 1, 16, Layout::separate, 0.5f}});
 }
 
+// Windows and documents shorter and longer than blocks of queries and keys.
+TEST(Attention, SlidingWindows) {
+  std::vector<Case> cases;
+  for (const std::int64_t window : {1, 5, 15, 16, 63, 64, 127, 128, 200, 1000}) {
+    cases.push_back({1, 330, 330, 2, 1, 32, Layout::fused_blocks, 0.0f, 1.0f, {window}});
+  }
+  cases.push_back({2, 70, 200, 2, 2, 20, Layout::separate, 0.0f, 1.0f, {40}});
+  cases.push_back({1, 150, 150, 2, 2, 64, Layout::separate, 0.3f, 1.0f, {33}});
+  cases.push_back({1, 150, 150, 2, 2, 16, Layout::separate, 0.0f, 20.0f, {100}});
+  check_all(cases);
+}
+
+TEST(Attention, Documents) {
+  std::vector<Case> cases;
+  for (const std::int64_t length : {1, 3, 20, 64, 150, 400}) {
+    cases.push_back({2, 330, 330, 4, 2, 32, Layout::fused_blocks, 0.0f, 1.0f, {0, length}});
+  }
+  cases.push_back({2, 70, 200, 2, 2, 20, Layout::separate, 0.0f, 1.0f, {0, 30}});
+  cases.push_back({1, 150, 150, 2, 2, 64, Layout::separate, 0.3f, 1.0f, {20, 50}});
+  check_all(cases);
+}
+
+TEST(Attention, BlockPatterns) {
+  std::vector<Case> cases;
+  for (const std::int64_t block : {16, 32, 48, 64, 128, 160}) {
+    cases.push_back({1, 330, 330, 4, 2, 32, Layout::fused_blocks, 0.0f, 1.0f, {0, 0, block}});
+    cases.push_back({2, 150, 150, 2, 1, 20, Layout::separate, 0.0f, 1.0f, {0, 0, block, true}});
+  }
+  cases.push_back({2, 75, 200, 2, 2, 40, Layout::separate, 0.0f, 1.0f, {0, 0, 32}});
+  cases.push_back({1, 150, 150, 2, 2, 64, Layout::separate, 0.3f, 1.0f, {40, 60, 16, true}});
+  check_all(cases);
+}
+
+TEST(Attention, DecodingWithMasks) {
+  std::vector<Case> cases;
+  for (const test::MaskForm& mask :
+       {test::MaskForm{1}, {64}, {100}, {1024}, {0, 200}, {0, 0, 16}, {0, 0, 64, true}}) {
+    cases.push_back({2, 1, 1500, 4, 2, 48, Layout::cache, 0.0f, 1.0f, mask});
+    cases.push_back({1, 1, 37, 2, 2, 64, Layout::cache, 0.0f, 1.0f, mask});
+  }
+  check_all(cases);
+}
+
 TEST(Attention, LongSequence) {
   check_all({{1, 1000, 1000, 1, 1, 64, Layout::fused_per_head}});
 }
@@ -332,7 +381,8 @@ TEST(Attention, SameBitsForAnyNumberOfThreads) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const Case& c :
          {Case{1, 300, 300, 3, 3, 64}, Case{2, 200, 230, 4, 2, 64},
-          Case{1, 150, 150, 2, 2, 40, Layout::separate, 0.1f}, Case{1, 1, 3000, 2, 1, 64}}) {
+          Case{1, 150, 150, 2, 2, 40, Layout::separate, 0.1f}, Case{1, 1, 3000, 2, 1, 64},
+          Case{1, 400, 400, 4, 2, 32, Layout::separate, 0.0f, 1.0f, {70, 150, 32, true}}}) {
       std::string first;
       for (const int threads : {1, 2, 3, 7, 2}) {  // 1: fused; 7: two passes
         omp_set_num_threads(threads);
@@ -351,6 +401,10 @@ TEST(Attention, TwoPassesAgreeWithTheReference) {
   omp_set_num_threads(5);
   for (const DType dtype : {DType::f32, DType::bf16}) {
     check({1, 150, 150, 2, 1, 64}, dtype, AttentionKernels::best);
+    check({1, 330, 330, 4, 1, 64, Layout::separate, 0.0f, 1.0f, {100}}, dtype,
+          AttentionKernels::best);
+    check({1, 330, 330, 2, 1, 64, Layout::separate, 0.0f, 1.0f, {0, 90, 32, true}}, dtype,
+          AttentionKernels::best);
     check({1, 70, 100, 4, 2, 80}, dtype, AttentionKernels::portable);
   }
 }

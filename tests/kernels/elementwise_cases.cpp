@@ -21,6 +21,12 @@ double act(Activation kind, double x) {
       return x * logistic(x);
     case Activation::relu:
       return std::max(x, 0.0);
+    case Activation::squared_relu:
+      return x > 0 ? x * x : 0.0;
+    case Activation::mish:
+      return x * std::tanh(std::log1p(std::exp(x)));
+    case Activation::softsign:
+      return x / (1 + std::abs(x));
     case Activation::sigmoid:
       return logistic(x);
     case Activation::identity:
@@ -29,11 +35,14 @@ double act(Activation kind, double x) {
   fail("no such activation");
 }
 
-constexpr std::array<std::pair<Activation, const char*>, 6> kActivations = {
+constexpr std::array<std::pair<Activation, const char*>, 9> kActivations = {
     {{Activation::gelu, "gelu"},
      {Activation::gelu_tanh, "gelu_tanh"},
      {Activation::silu, "silu"},
      {Activation::relu, "relu"},
+     {Activation::squared_relu, "squared_relu"},
+     {Activation::mish, "mish"},
+     {Activation::softsign, "softsign"},
      {Activation::sigmoid, "sigmoid"},
      {Activation::identity, "identity"}}};
 

@@ -162,16 +162,19 @@ OpCase square_sum_case(std::int64_t n, bool accumulate) {
   return test;
 }
 
-OpCase clip_scale_case(double square_sum, float max_norm) {
-  OpCase test{"clip_scale", fmt::format("{} to {}", square_sum, max_norm), DType::f32};
+OpCase clip_scale_case(double square_sum, float max_norm, float loss_scale) {
+  OpCase test{"clip_scale", fmt::format("{} / {} to {}", square_sum, loss_scale, max_norm),
+              DType::f32};
   test.inputs = {{"sum", {1}, DType::f64, {square_sum}}};
   test.outputs = {{"scale", {1}, DType::f32, 1e-6}};
-  test.forward = [max_norm](const Backend& ops, Stream& s, const OpTensors& v) {
-    ops.clip_scale(s, v["sum"], max_norm, v["scale"]);
+  test.forward = [=](const Backend& ops, Stream& s, const OpTensors& v) {
+    ops.clip_scale(s, v["sum"], max_norm, loss_scale, v["scale"]);
   };
-  test.reference = [max_norm](const Arrays& in, Arrays& out) {
-    const double norm = std::sqrt(in.at("sum")[0]);
-    out["scale"][0] = max_norm <= 0 ? 1.0 : std::min(1.0, double{max_norm} / (norm + 1e-6));
+  test.reference = [=](const Arrays& in, Arrays& out) {
+    const double unscale = 1.0 / loss_scale;
+    const double norm = std::sqrt(in.at("sum")[0]) * unscale;
+    out["scale"][0] =
+        unscale * (max_norm <= 0 ? 1.0 : std::min(1.0, double{max_norm} / (norm + 1e-6)));
   };
   return test;
 }
@@ -198,9 +201,12 @@ std::vector<OpCase> optimizer_cases(DType t, CaseSize size) {
     cases.push_back(square_sum_case(1037, false));
     cases.push_back(square_sum_case(50001, true));
     cases.push_back(square_sum_case(0, true));
-    cases.push_back(clip_scale_case(4.0, 1.0f));
-    cases.push_back(clip_scale_case(0.25, 1.0f));
-    cases.push_back(clip_scale_case(4.0, 0.0f));
+    for (const float scale : {1.0f, 1024.0f, 1000.0f}) {
+      const double squares = double{scale} * scale;
+      cases.push_back(clip_scale_case(4.0 * squares, 1.0f, scale));
+      cases.push_back(clip_scale_case(0.25 * squares, 1.0f, scale));
+      cases.push_back(clip_scale_case(4.0 * squares, 0.0f, scale));
+    }
   }
   return cases;
 }

@@ -146,9 +146,9 @@ TEST_F(OptimizerTest, SquareSumDoesNotOverflowAndShowsNan) {
 
 TEST_F(OptimizerTest, ClipScale) {
   OwnedTensor sum({1}, DType::f64), scale({1}, DType::f32);
-  const auto clipped = [&](double square_sum, float max_norm) {
+  const auto clipped = [&](double square_sum, float max_norm, float loss_scale = 1.0f) {
     *sum.tensor.ptr<double>() = square_sum;
-    backend->clip_scale(*stream, sum, max_norm, scale);
+    backend->clip_scale(*stream, sum, max_norm, loss_scale, scale);
     return *scale.tensor.ptr<float>();
   };
   EXPECT_FLOAT_EQ(clipped(16.0, 1.0f), 0.25f);
@@ -156,6 +156,15 @@ TEST_F(OptimizerTest, ClipScale) {
   EXPECT_EQ(clipped(0.0, 1.0f), 1.0f);
   EXPECT_EQ(clipped(1e30, 0.0f), 1.0f);
   EXPECT_EQ(clipped(1e30, -1.0f), 1.0f);
+  // A power of two only moves the exponent.
+  for (const int power : {1, 12, 64}) {
+    const float loss_scale = std::ldexp(1.0f, power);
+    const double squares = double{loss_scale} * loss_scale;
+    EXPECT_EQ(clipped(10.7 * squares, 1.0f, loss_scale), clipped(10.7, 1.0f) / loss_scale);
+    EXPECT_EQ(clipped(0.25 * squares, 1.0f, loss_scale), 1.0f / loss_scale);
+    EXPECT_EQ(clipped(10.7 * squares, 0.0f, loss_scale), 1.0f / loss_scale);
+  }
+  EXPECT_FLOAT_EQ(clipped(16.0 * 9, 1.0f, 3.0f), 0.25f / 3);
   EXPECT_TRUE(std::isnan(clipped(std::numeric_limits<double>::quiet_NaN(), 1.0f)));
   EXPECT_EQ(clipped(std::numeric_limits<double>::infinity(), 1.0f), 0.0f);
 }

@@ -72,7 +72,7 @@ TEST(SimdMath, LimitsAndNan) {
   EXPECT_EQ(e[4], kInf);
   EXPECT_EQ(e[7], 0.0f);
   for (const Activation kind : {Activation::gelu, Activation::gelu_tanh, Activation::silu,
-                                Activation::relu, Activation::sigmoid}) {
+                                Activation::relu, Activation::mish, Activation::sigmoid}) {
     visit_activation(kind, [&](auto act) {
       const Floats value = act.value(x);
       const ValueAndSlope both = act.both(x);

@@ -81,7 +81,7 @@ Config load(const std::vector<std::string>& files, std::int64_t ranks) {
   const ParsedCommand command = read(files);
   EXPECT_THAT(command.notes, ::testing::IsEmpty());
   Config config = command.config;
-  resolve(config, ranks, command.origins, Unimplemented::accept);
+  resolve(config, ranks, command.origins);
   if (config.model.vocab_size == 0) config.model.vocab_size = 4096;  // the quickstart's tokenizer
   return config;
 }

@@ -59,8 +59,18 @@ void TestModel::set_batch(const std::vector<std::int32_t>& ids,
   first_sample_ = first_sample;
 }
 
+void TestModel::set_documents(const std::vector<std::int32_t>& begins, bool reset_positions) {
+  documents_ = OwnedTensor({batch_ * seq_}, DType::i32);
+  copy(*stream, host_view(begins), documents_);
+  for (std::int64_t r = 0; reset_positions && r < batch_ * seq_; ++r) {
+    positions_.tensor.ptr<std::int32_t>()[r] =
+        static_cast<std::int32_t>(r % seq_) - begins[static_cast<std::size_t>(r)];
+  }
+}
+
 MicroBatchView TestModel::view() const {
-  return {batch_, seq_, first_sample_, ids_, positions_, labels_, weights_};
+  const ConstTensor documents = documents_.tensor.numel() > 0 ? documents_.tensor : Tensor();
+  return {batch_, seq_, first_sample_, ids_, positions_, documents, labels_, weights_};
 }
 
 Execution TestModel::execution(const Backend& backend, std::int64_t step) {

@@ -19,6 +19,8 @@ class TestModel {
   /// Sets the inputs of the next call. weights: of each token's loss.
   void set_batch(const std::vector<std::int32_t>& ids, const std::vector<std::int32_t>& labels,
                  const std::vector<float>& weights, std::int64_t first_sample = 0);
+  /// Where each token's document begins in its sequence, from the next call on.
+  void set_documents(const std::vector<std::int32_t>& begins, bool reset_positions);
   /// Returns sum(weights * losses).
   double forward_backward(bool accumulate = false, std::int64_t step = 0);
   std::vector<float> losses() const;
@@ -37,7 +39,7 @@ class TestModel {
   Recompute recompute_;
   ChunkPass pass_;
   Arena gradients_, keep_, recompute_arena_, scratch_;
-  OwnedTensor ids_, positions_, labels_, weights_, losses_;
+  OwnedTensor ids_, positions_, documents_, labels_, weights_, losses_;
 };
 
 /// Values of a host f32/bf16 tensor.

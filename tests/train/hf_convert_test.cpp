@@ -193,12 +193,9 @@ TEST_P(HfModels, ConfigComesBack) {
   convert_to_hf(reader, folder_("hf"), {});
   const json before = json::parse(read_text_file(source() + "/config.json"));
   const json after = json::parse(read_text_file(folder_("hf/config.json")));
-  const bool mistral = before.at("model_type") == "mistral";
   int compared = 0;
   for (const auto& [key, value] : before.items()) {
     if (!after.contains(key) || value.is_null()) continue;
-    const bool other_class = key == "architectures" || key == "model_type";
-    if (mistral && (other_class || key == "max_position_embeddings")) continue;
     if (key.ends_with("_pdrop")) continue;  // dropout is the training run's business
     EXPECT_EQ(after.at(key), value) << key;
     ++compared;
@@ -211,17 +208,12 @@ TEST_P(HfModels, ConfigComesBack) {
 INSTANTIATE_TEST_SUITE_P(All, HfModels,
                          ::testing::Values("gpt_neox_f32", "gpt_neox_bf16", "gpt2_f32", "gpt2_bf16",
                                            "llama_f32", "llama_bf16", "mistral_bf16", "qwen2_f32",
-                                           "qwen2_bf16"),
+                                           "qwen2_bf16", "llama3_f32", "neox_linear_bf16",
+                                           "qwen3_bf16", "opt_f32", "opt_bf16", "bloom_f32",
+                                           "bloom_bf16"),
                          [](const auto& param) { return std::string(param.param); });
 
 // ---- other ways ---------------------------------------------------------------------------------
-
-TEST(HfConvert, MistralsWindowLimitsTheLength) {
-  const Folder folder;
-  const std::string report = convert_from_hf(fixture("mistral_bf16"), folder("run"), {});
-  EXPECT_THAT(report, HasSubstr("sliding_window = 32 is not supported: max_position_embeddings "
-                                "becomes 32 instead of 40"));
-}
 
 // f32 -> bf16 checkpoint -> float16 and float32 folders.
 TEST(HfConvert, OtherTypes) {
@@ -401,15 +393,92 @@ TEST(HfRefuses, OtherModels) {
   refused([](json& c) { c["num_hidden_layers"] = 3; }, "model.layers.2.");
   refused([](json& c) { c["attention_bias"] = false; }, "self_attn.k_proj.bias");
   refused([](json& c) { c["head_dim"] = 8; }, "head_dim");
-  refused([](json& c) { c["hidden_act"] = "mish"; }, "the activation 'mish' is not supported");
-  refused(
-      [](json& c) {
-        c["rope_scaling"] = {{"rope_type", "llama3"}, {"factor", 8.0}};
-      },
-      "rope_scaling asks for positions of type \"llama3\"");
+  refused([](json& c) { c["hidden_act"] = "selu"; }, "the activation 'selu' is not supported");
   refused([](json& c) { c["hidden_size"] = "wide"; }, "hidden_size");
   refused([](json& c) { c["num_attention_heads"] = 3; }, "num_attention_heads");
   refused([](json& c) { c.erase("hidden_size"); }, "lacks the key 'hidden_size'");
+}
+
+TEST(HfRefuses, OtherPositions) {
+  const Folder folder;
+  const std::string source = folder.copy_of("llama_bf16");
+  const auto refused = [&](json rope, const std::string& text) {
+    edit_config(source, [&](json& c) { c["rope_scaling"] = std::move(rope); });
+    expect_refused(folder, source, text);
+  };
+  refused({{"rope_type", "longrope"}, {"factor", 8.0}},
+          "rope_scaling: positions of type 'longrope' are not supported");
+  refused({{"type", "dynamic"}, {"factor", 8.0}}, "positions of type 'dynamic'");
+  refused({{"rope_type", "llama3"}, {"factor", 8.0}}, "lacks the key 'low_freq_factor'");
+  refused({{"rope_type", "linear"}}, "lacks the key 'factor'");
+  refused({{"rope_type", "linear"}, {"factor", 0.5}}, "factor = 0.5, expected 1 or more");
+  refused({{"rope_type", "linear"}, {"factor", "8"}}, "the value of 'factor' is");
+  refused({{"rope_type", "yarn"}, {"factor", 2.0}, {"truncate", false}}, "truncate = false");
+  refused({{"rope_type", "yarn"}, {"original_max_position_embeddings", 0}}, "expected a positive");
+  refused({{"rope_type", "llama3"},
+           {"factor", 8.0},
+           {"low_freq_factor", 4.0},
+           {"high_freq_factor", 1.0}},
+          "rope_high_freq_factor");
+  refused({{"full_attention", {{"rope_type", "default"}}}}, "positions that differ by layer");
+  refused("yarn", "rope_scaling is \"yarn\", expected an object");
+}
+
+TEST(HfRefuses, OtherOptModels) {
+  const Folder folder;
+  const std::string source = folder.copy_of("opt_f32");
+  const auto refused = [&](const char* key, json value, const std::string& text) {
+    fs::copy(fixture("opt_f32") + "/config.json", source + "/config.json",
+             fs::copy_options::overwrite_existing);
+    edit_config(source, [&](json& c) { c[key] = std::move(value); });
+    expect_refused(folder, source, text);
+  };
+  refused("word_embed_proj_dim", 8, "projected embeddings (OPT-350m) are not supported");
+  refused("do_layer_norm_before", false, "norms behind attention and MLP (OPT-350m)");
+  refused("_remove_final_layer_norm", true, "_remove_final_layer_norm = true is not supported");
+  refused("enable_bias", false, "holds tensors that the model of config.json does not have");
+}
+
+// ---- scaled rotary positions --------------------------------------------------------------------
+
+// What transformers writes in other ways.
+TEST(HfRope, OtherSpellings) {
+  const Folder folder;
+  const std::string source = folder.copy_of("llama3_f32");
+  const ModelConfig want = read_hf_model(source).model;
+  ASSERT_EQ(want.rope_scaling, RopeScaling::llama3);
+  edit_config(source, [](json& c) {  // before transformers 5
+    c["rope_scaling"] = c.at("rope_parameters");
+    c["rope_theta"] = c.at("rope_scaling").at("rope_theta");
+    c["rope_scaling"]["type"] = "llama3";
+    for (const char* key : {"rope_theta", "rope_type"}) c["rope_scaling"].erase(key);
+    c.erase("rope_parameters");
+  });
+  EXPECT_EQ(read_hf_model(source).model, want);
+
+  const auto yarn = [&](json rope) {
+    rope["rope_type"] = "yarn";
+    edit_config(source, [&](json& c) { c["rope_scaling"] = rope; });
+    return read_hf_model(source).model;
+  };
+  // Left out: the length is that of the model, the factor their ratio.
+  EXPECT_EQ(yarn({{"factor", 4.0}}).rope_original_max_position, want.max_position_embeddings);
+  EXPECT_EQ(yarn({{"original_max_position_embeddings", 10}}).rope_scaling_factor, 4.0);
+  const json deepseek = {{"factor", 40.0}, {"mscale", 0.707}, {"mscale_all_dim", 1.0}};
+  EXPECT_DOUBLE_EQ(yarn(deepseek).rope_attention_factor,
+                   (0.1 * 0.707 * std::log(40.0) + 1) / (0.1 * std::log(40.0) + 1));
+}
+
+// Static NTK scaling is another base; transformers has no name for it.
+TEST(HfRope, NtkIsWrittenAsItsBase) {
+  ModelConfig m = read_hf_model(fixture("llama_f32")).model;
+  const HfTokenIds ids;
+  m.rope_scaling = RopeScaling::ntk;
+  m.rope_scaling_factor = 3;  // 4 channels: 10000 * 3^2
+  const ModelConfig back =
+      model_from_hf_config(hf_config_text(hf_family_of(m), m, "float32", ids), "export").model;
+  EXPECT_DOUBLE_EQ(back.rotary_emb_base, 90000.0);
+  EXPECT_EQ(back.rope_scaling, RopeScaling::none);
 }
 
 TEST(HfRefuses, FoldersInUse) {
@@ -490,6 +559,50 @@ TEST(HfRefuses, ModelsWithoutAClass) {
   EXPECT_THROW(hf_family_of(m), Error);
   m = read_hf_model(fixture("qwen2_f32")).model;
   EXPECT_EQ(hf_family_of(m), HfFamily::qwen2);
+}
+
+// Each of these alone leaves no class.
+TEST(HfRefuses, PartsWithoutAClass) {
+  const auto refused = [](const char* name, const std::function<void(ModelConfig&)>& change,
+                          const std::string& text) {
+    ModelConfig m = read_hf_model(fixture(name)).model;
+    EXPECT_NO_THROW(hf_family_of(m)) << name;
+    change(m);
+    EXPECT_THAT([&] { hf_family_of(m); }, ::testing::ThrowsMessage<Error>(HasSubstr(text))) << name;
+  };
+  using M = ModelConfig;
+  refused(
+      "gpt2_f32", [](M& m) { m.activation = Activation::softsign; },
+      "GPT2LMHeadModel: it does not have this activation");
+  refused(
+      "gpt2_f32", [](M& m) { m.embedding_norm = true; },
+      "GPT2LMHeadModel: it has no embedding_norm");
+  refused(
+      "gpt2_f32", [](M& m) { m.opt_pos_emb_offset = 1; },
+      "GPT2LMHeadModel: it has no opt_pos_emb_offset");
+  refused(
+      "gpt_neox_f32", [](M& m) { m.use_qk_layernorm = true; },
+      "GPTNeoXForCausalLM: it has no use_qk_layernorm");
+  refused(
+      "gpt_neox_f32", [](M& m) { m.norm = NormKind::scalenorm; },
+      "GPTNeoXForCausalLM: it has layernorm only");
+  refused(
+      "bloom_f32", [](M& m) { m.embedding_norm = false; },
+      "BloomForCausalLM: it has embedding_norm");
+  refused(
+      "bloom_f32", [](M& m) { m.activation = Activation::gelu; },
+      "BloomForCausalLM: its activation is gelu_tanh");
+  refused(
+      "bloom_f32", [](M& m) { m.intermediate_size /= 2; }, "four times as wide");
+  refused(
+      "opt_f32", [](M& m) { m.layernorm_epsilon = 1e-6; },
+      "OPTForCausalLM: its layernorm_epsilon is 1e-5");
+  refused(
+      "opt_f32", [](M& m) { m.use_bias_in_mlp = false; },
+      "OPTForCausalLM: attention and MLP have biases, or neither");
+  refused(
+      "llama3_f32", [](M& m) { m.rope_original_max_position = 0, m.rope_scaling_factor = 3; },
+      "LlamaForCausalLM: its length before rope_scaling is a whole number");
 }
 
 TEST(HfCheck, SeesADifference) {

@@ -16,7 +16,9 @@ namespace neox::testing {
 namespace {
 
 constexpr int kSteps = 20;
-constexpr Family kFamilies[] = {Family::neox, Family::gpt2, Family::llama, Family::deep_neox};
+constexpr Family kFamilies[] = {Family::neox,       Family::gpt2,  Family::llama,
+                                Family::deep_neox,  Family::bloom, Family::scaled,
+                                Family::plain_norm, Family::masked};
 
 // clang-format off
 // family, tensor, rows sharded, pipe, schedule, data, ZeRO stage, micro-batch, recompute
@@ -73,6 +75,16 @@ const std::vector<Layout> kLayouts = {
     {Family::llama, 1, false, 4, "zb-h1", 2, 3, 1, "selective"},
     {Family::deep_neox, 1, false, 4, "interleaved", 2, 1, 1, "none"},
     {Family::deep_neox, 2, true, 4, "interleaved", 1, 0, 2, "none"},
+    {Family::bloom, 2, true, 2, "zb-h1", 2, 3, 1, "selective"},
+    {Family::bloom, 4, false, 1, "1f1b", 1, 0, 2, "full"},
+    {Family::bloom, 1, false, 2, "interleaved", 2, 1, 1, "none"},
+    {Family::scaled, 2, true, 2, "1f1b", 2, 3, 1, "full"},
+    {Family::scaled, 2, false, 2, "zb-h1", 1, 0, 2, "none"},
+    {Family::plain_norm, 4, true, 2, "zb-h1", 1, 0, 2, "none"},
+    {Family::plain_norm, 4, false, 1, "1f1b", 2, 2, 1, "selective"},
+    {Family::masked, 2, true, 2, "zb-h1", 2, 3, 1, "selective"},
+    {Family::masked, 4, true, 1, "1f1b", 2, 1, 2, "full"},
+    {Family::masked, 1, false, 2, "interleaved", 3, 0, 2, "none"},
 };
 // clang-format on
 

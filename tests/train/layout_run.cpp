@@ -14,11 +14,14 @@
 namespace neox::testing {
 namespace {
 
-constexpr std::int64_t kSeq = 16;
-
 // So that a few steps move the weights by far more than rounding.
 double learning_rate(const std::string& optimizer) {
   return optimizer == "sgd" ? 0.3 : optimizer == "madgrad_wd" || optimizer == "sm3" ? 1e-2 : 1e-3;
+}
+
+// Blocks of sparse layers have 16 tokens.
+std::int64_t length_of(Family family) {
+  return family == Family::masked ? 48 : 16;
 }
 
 ModelConfig model_config(Family family, std::int64_t hidden) {
@@ -26,7 +29,7 @@ ModelConfig model_config(Family family, std::int64_t hidden) {
   m.num_layers = family == Family::deep_neox ? 8 : 4;
   m.hidden_size = hidden;
   m.num_attention_heads = 4;
-  m.seq_length = kSeq;
+  m.seq_length = length_of(family);
   m.hidden_dropout = 0.1;
   m.attention_dropout = 0.1;
   m.vocab_size = 101;
@@ -52,6 +55,35 @@ ModelConfig model_config(Family family, std::int64_t hidden) {
       m.activation = Activation::silu;
       m.gated = true;
       m.use_bias_in_attn_linear = m.use_bias_in_mlp = m.use_bias_in_norms = false;
+      break;
+    case Family::bloom:
+      m.no_weight_tying = false;
+      m.pos_emb = PositionEmbedding::alibi;
+      m.embedding_norm = m.use_qk_layernorm = true;
+      m.use_bias_in_norms = false;  // without rotation that of keys has no gradient but rounding
+      break;
+    case Family::scaled:
+      m.norm = NormKind::scalenorm;
+      m.pos_emb = PositionEmbedding::learned;
+      m.opt_pos_emb_offset = 2;
+      m.embedding_norm = true;
+      m.activation = Activation::squared_relu;
+      break;
+    case Family::plain_norm:
+      m.norm = NormKind::non_parametric_layernorm;
+      m.pos_emb = PositionEmbedding::sinusoidal;
+      m.num_kv_heads = 2;
+      m.use_qk_layernorm = true;
+      m.use_bias_in_norms = false;  // as above
+      m.activation = Activation::mish;
+      break;
+    case Family::masked:
+      m.num_kv_heads = 2;
+      m.attention_config = {"window", "bigbird"};
+      m.sliding_window_width = 5;
+      m.sparse_num_sliding_window_blocks = m.sparse_num_random_blocks = 1;
+      m.sparse_num_global_blocks = 0;
+      m.sparse_different_layout_per_head = true;
       break;
   }
   return m;
@@ -83,6 +115,7 @@ void keep_worst(double& worst, double value) {
 }
 
 double relative(double value, double expected) {
+  if (value == expected) return 0.0;
   return std::abs(value - expected) / std::abs(expected);
 }
 
@@ -117,6 +150,14 @@ const char* name_of(Family family) {
       return "llama";
     case Family::deep_neox:
       return "neox, 8 layers";
+    case Family::bloom:
+      return "bloom";
+    case Family::scaled:
+      return "scalenorm";
+    case Family::plain_norm:
+      return "plain norm";
+    case Family::masked:
+      return "masked";
   }
   fail("no such family");
 }
@@ -144,7 +185,9 @@ Config layout_config(const Layout& layout, const RunSize& size) {
   c.parallel.recompute_layers = layout.recompute == "first_n" ? 1 : 0;
   c.batch.train_batch_size = size.batch;
   c.batch.train_micro_batch_size_per_gpu = layout.micro_batch;
-  c.optimizer.gradient_clipping = 0.5;
+  c.parallel.gradient_reduce_dtype = size.exchange;
+  c.precision = size.precision;
+  c.optimizer.gradient_clipping = size.gradient_clipping;
   c.optimizer.type = layout.optimizer;
   // Some gradients are nothing but rounding (key biases with learned positions): a larger epsilon
   // keeps AdamW from making steps of them. In LAMB it must be larger: a tensor of zeros moves by
@@ -155,6 +198,7 @@ Config layout_config(const Layout& layout, const RunSize& size) {
     c.optimizer.eps = 1e-6;
   }
   c.train.train_iters = 20;
+  c.data.mask_documents = c.data.reset_positions = layout.family == Family::masked;
   c.train.cross_entropy_chunk = 23;
   c.train.seed_dropout = 77;
   resolve(c, layout.ranks());
@@ -168,7 +212,11 @@ bool Difference::within_tolerance() const {
 // ---- a run --------------------------------------------------------------------------------------
 
 LayoutRun::LayoutRun(Communicator& group, const Layout& layout, const RunSize& size)
-    : group_(group), size_(size), config_(layout_config(layout, size)), engine_(group, config_) {
+    : group_(group),
+      size_(size),
+      config_(layout_config(layout, size)),
+      engine_(group, config_),
+      scaler_(config_.precision, scaler_state_) {
   engine_.initialise(99);
 }
 
@@ -178,16 +226,20 @@ std::vector<MicroBatch> LayoutRun::micro_batches() const {
   const std::int64_t rank = engine_.topology().coordinates().data;
   const std::int64_t ranks = engine_.topology().layout().data;
   const std::int64_t samples = config_.batch.train_micro_batch_size_per_gpu;
+  const std::int64_t seq = config_.model.seq_length;
   std::vector<MicroBatch> batches;
   for (std::int64_t a = 0; a < config_.batch.gradient_accumulation_steps; ++a) {
     MicroBatch& batch = batches.emplace_back();
     batch.first_sample = (a * ranks + rank) * samples;
-    for (std::int64_t i = 0; i < samples * kSeq; ++i) {
-      const std::int64_t sample = batch.first_sample + i / kSeq, t = i % kSeq;
-      const auto at = static_cast<std::uint64_t>((step_ * size_.batch + sample) * (kSeq + 1) + t);
+    for (std::int64_t i = 0; i < samples * seq; ++i) {
+      const std::int64_t sample = batch.first_sample + i / seq, t = i % seq;
+      const auto at = static_cast<std::uint64_t>((step_ * size_.batch + sample) * (seq + 1) + t);
       batch.tokens.push_back(static_cast<std::int32_t>(mixed(at) % 89));
       batch.labels.push_back(static_cast<std::int32_t>(mixed(at + 1) % 89));
       batch.loss_mask.push_back((t + sample) % 5 == 4 ? 0.0f : 1.0f);
+      if (config_.data.mask_documents) {  // documents of 7 + sample tokens
+        batch.documents.push_back(static_cast<std::int32_t>(t - t % (7 + sample)));
+      }
     }
   }
   return batches;
@@ -199,14 +251,20 @@ void LayoutRun::train(int steps) try {
     const std::vector<MicroBatch> batches = micro_batches();
     double tokens = 0.0;
     for (std::int64_t sample = 0; sample < size_.batch; ++sample) {
-      for (std::int64_t t = 0; t < kSeq; ++t) tokens += (t + sample) % 5 == 4 ? 0.0 : 1.0;
+      for (std::int64_t t = 0; t < config_.model.seq_length; ++t)
+        tokens += (t + sample) % 5 == 4 ? 0.0 : 1.0;
     }
-    const auto result =
-        engine_.train_step(batches, 1.0 / tokens, step_, learning_rate(config_.optimizer.type));
+    Engine::StepLimits limits;
+    limits.loss_scale = size_.loss_scale * scaler_.scale();
+    const auto result = engine_.train_step(batches, 1.0 / tokens, step_,
+                                           learning_rate(config_.optimizer.type), limits);
     double loss = result.loss_sum;
     group_.host_all_reduce(std::span(&loss, 1), ReduceOp::sum);
     losses_.push_back(loss / tokens);
-    norms_.push_back(result.grad_norm);
+    scales_.push_back(scaler_.scale());
+    const auto verdict = scaler_.end_step(result.loss, result.grad_norm);
+    require(verdict != LossScaler::Verdict::stop, "the loss scale cannot shrink any more");
+    norms_.push_back(verdict == LossScaler::Verdict::overflow ? -1.0 : result.grad_norm);
   }
 } catch (const std::exception& e) {
   std::fprintf(stderr, "rank %d, step %d: %s\n", group_.rank(), step_, e.what());
@@ -231,7 +289,7 @@ void LayoutRun::load(const std::string& directory) {
 
 // Every element is owned and counted by exactly one rank: the sum over all of them is the tensor.
 Reference LayoutRun::reference() {
-  Reference result{losses_, norms_, {}};
+  Reference result{losses_, norms_, scales_, {}};
   const Transformer whole(config_.model);
   for (ParameterId id = 0; id < whole.parameters().size(); ++id) {
     const ParameterSpec& spec = whole.parameters().spec(id);
@@ -309,6 +367,7 @@ Reference broadcast(Communicator& group, const Reference& reference, int root) {
   Reference result;
   result.losses = broadcast_values(group, reference.losses, root);
   result.norms = broadcast_values(group, reference.norms, root);
+  result.scales = broadcast_values(group, reference.scales, root);
   std::string names;
   for (const auto& [name, values] : reference.weights) names += name + '\n';
   names = group.host_broadcast(names, root);

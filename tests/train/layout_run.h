@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/config/config.h"
+#include "core/optim/loss_scaler.h"
 #include "core/train/engine.h"
 
 namespace neox::testing {
@@ -18,6 +19,10 @@ enum class Family : std::uint8_t {
   gpt2,       ///< sequential, learned positions, tied; the last quarter of the table is padding
   llama,      ///< RMSNorm, SwiGLU, no biases, 2 key/value heads for 4 heads
   deep_neox,  ///< neox with 8 layers, for 4 stages of 2 chunks
+  bloom,      ///< ALiBi, embedding norm, QK-norm, tied
+  scaled,     ///< ScaleNorm, positions from row 2 on, squared relu
+  plain_norm,  ///< non-parametric norm, sinusoidal positions, QK-norm of grouped queries
+  masked       ///< layers with a window and block-sparse ones, documents in samples of 48 tokens
 };
 const char* name_of(Family family);
 
@@ -42,6 +47,10 @@ struct RunSize {
   std::int64_t batch = 12;  ///< samples per step
   std::int64_t hidden = 32;
   double bucket_mb = 0.03;  ///< several per block
+  PrecisionConfig precision{};
+  DType exchange = DType::f32;  ///< of gradients
+  double loss_scale = 1.0;      ///< besides the scaler's
+  double gradient_clipping = 0.5;
 };
 
 /// The configuration, resolved; interleaved schedules have two chunks per stage.
@@ -50,6 +59,7 @@ Config layout_config(const Layout& layout, const RunSize& size = {});
 /// What a run on one rank left behind; every layout must leave the same.
 struct Reference {
   std::vector<double> losses, norms;
+  std::vector<double> scales;                         // of the loss, by its scaler
   std::map<std::string, std::vector<float>> weights;  // whole tensors
 };
 
@@ -78,7 +88,11 @@ class LayoutRun {
   Engine& engine() { return engine_; }
   const Config& config() const { return config_; }
   const std::vector<double>& losses() const { return losses_; }
+  /// Gradient norms; -1 where the loss scaler skipped the step.
   const std::vector<double>& norms() const { return norms_; }
+  /// The loss scaler's factor in every step.
+  const std::vector<double>& scales() const { return scales_; }
+  const LossScalerState& scaler_state() const { return scaler_state_; }
 
   /// Collective; equal on every rank.
   Reference reference();
@@ -93,7 +107,9 @@ class LayoutRun {
   RunSize size_;
   Config config_;
   Engine engine_;
-  std::vector<double> losses_, norms_;
+  LossScalerState scaler_state_;
+  LossScaler scaler_;
+  std::vector<double> losses_, norms_, scales_;
   int step_ = 0;
 };
 

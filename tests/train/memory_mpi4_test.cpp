@@ -83,6 +83,21 @@ const Case kCases[] = {
        c.model.pos_emb = PositionEmbedding::learned;
        c.model.no_weight_tying = false;
      }},
+    {"tp 2 x pp 2, zb-h1, ALiBi, embedding norm, QK-norm, tied",
+     [](Config& c) {
+       tensor2(c), pipe2(c);
+       c.parallel.pipeline_schedule = "zb-h1";
+       c.model.pos_emb = PositionEmbedding::alibi;
+       c.model.embedding_norm = c.model.use_qk_layernorm = true;
+       c.model.no_weight_tying = false;
+     }},
+    {"tp 2 x dp 2, zero 3, scalenorm, sinusoidal, bf16",
+     [](Config& c) {
+       tensor2(c), zero(c, 3, DType::bf16);
+       c.model.norm = NormKind::scalenorm;
+       c.model.pos_emb = PositionEmbedding::sinusoidal;
+       c.model.embedding_norm = true;
+     }},
     {"dp 4, zero 0", [](Config& c) { zero(c, 0, DType::f32); }},
     {"dp 4, zero 1", [](Config& c) { zero(c, 1, DType::f32); }},
     {"dp 4, zero 2", [](Config& c) { zero(c, 2, DType::f32); }},
@@ -91,6 +106,18 @@ const Case kCases[] = {
     {"dp 4, zero 1, bf16", [](Config& c) { zero(c, 1, DType::bf16); }},
     {"dp 4, zero 2, bf16", [](Config& c) { zero(c, 2, DType::bf16); }},
     {"dp 4, zero 3, bf16", [](Config& c) { zero(c, 3, DType::bf16); }},
+    {"dp 4, zero 0, fp16", [](Config& c) { zero(c, 0, DType::f16); }},
+    {"dp 4, zero 3, fp16, fp16 gradients",
+     [](Config& c) {
+       zero(c, 3, DType::f16);
+       c.parallel.gradient_reduce_dtype = DType::f16;
+     }},
+    {"tp 2 x pp 2, tied, fp16",
+     [](Config& c) {
+       tensor2(c), pipe2(c);
+       c.model.no_weight_tying = false;
+       c.precision.precision = DType::f16;
+     }},
     {"dp 4, bf16 gradients", [](Config& c) { c.parallel.gradient_reduce_dtype = DType::bf16; }},
     {"dp 4, zero 2, bf16, lion",
      [](Config& c) {

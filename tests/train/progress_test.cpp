@@ -53,6 +53,12 @@ TEST(StepLine, HasEveryNumber) {
   EXPECT_EQ(step_line(report),
             "step 740/2000 | loss 3.2143 | lr 9.877e-04 | grad norm 0.512 | 152.3 ms | "
             "11.2 K tokens/s | 0.41 TFLOP/s | 3.03 M tokens");
+  report.loss_scale = 65536;
+  EXPECT_THAT(step_line(report), HasSubstr("| 0.41 TFLOP/s | loss scale 65536 | 3.03 M tokens"));
+  report.loss_scale = 0x1p32;
+  EXPECT_THAT(step_line(report), HasSubstr("| loss scale 4294967296 |"));
+  report.loss_scale = 0.5;
+  EXPECT_THAT(step_line(report), HasSubstr("| loss scale 0.5 |"));
   report.peak_flops_per_second = 1e12;
   report.seconds = 12.345;
   EXPECT_THAT(step_line(report), HasSubstr("| 12.35 s |"));

@@ -69,6 +69,7 @@ Progress some_progress() {
   guards.skipped_steps = 5;
   guards.rewinds = 3;
   guards.rewound_samples = {{4, 9}, {20, 20}};
+  progress.loss_scaler = {0x1p31 / 3, 2, 999, 17, true};
   return progress;
 }
 
@@ -78,6 +79,7 @@ void expect_equal(const Progress& a, const Progress& b) {
   EXPECT_EQ(a.consumed_tokens, b.consumed_tokens);
   EXPECT_EQ(a.next_sample, b.next_sample);
   EXPECT_EQ(a.guards, b.guards);
+  EXPECT_EQ(a.loss_scaler, b.loss_scaler);
 }
 
 TEST_F(RunState, PositionAndGuardsAreKept) {
@@ -90,6 +92,7 @@ TEST_F(RunState, GuardsWithNothingToRememberLeaveNoTrace) {
                                   [](const CheckpointInfo& info) {
                                     EXPECT_FALSE(info.groups.contains("/guards"));
                                     EXPECT_FALSE(info.texts.contains("/guards/window"));
+                                    EXPECT_FALSE(info.groups.contains("/loss_scaler"));
                                   }),
                progress);
 }
@@ -98,9 +101,17 @@ TEST_F(RunState, CheckpointsWithoutAPositionStandAtTheSamplesConsumed) {
   const Progress loaded = through_checkpoint(some_progress(), [](CheckpointInfo& info) {
     info.groups["/data"].erase("next_sample");
     info.groups.erase("/guards");
+    info.groups.erase("/loss_scaler");
     info.texts.erase("/guards/window");
   });
   expect_equal(loaded, {7, 56, 448, 56});
+}
+
+TEST_F(RunState, TheScheduleStandsStillWhileTheLossScalerSkips) {
+  Progress progress{7, 56, 448, 56};
+  progress.loss_scaler.overflow_steps = 3;
+  EXPECT_EQ(progress.schedule_steps(), 4);
+  EXPECT_EQ((Progress{7, 56, 448, 56}.schedule_steps()), 7);
 }
 
 TEST_F(RunState, IncompleteGuardsAreRefused) {

@@ -86,10 +86,15 @@ std::vector<MicroBatch> ShardedRun::micro_batches() const {
 
 double ShardedRun::step(double* norm) {
   const double scale = 1.0 / static_cast<double>(kSamples * 13);  // 16 tokens, 3 masked
+  LossScaler scaler(config_.precision, progress.loss_scaler);
+  scales_.push_back(scaler.scale());
   parallel->begin_step(layout_.micro_batches);
-  double loss = runner_->train(micro_batches(), scale, progress.step, *parallel);
+  double loss = runner_->train(micro_batches(), scale * scaler.scale(), progress.step, *parallel);
   parallel->finish_gradients();
-  const double gradient_norm = optimizer->step(1e-3).grad_norm;
+  UpdateGuard guard;
+  guard.loss_scale = scaler.scale();
+  const double gradient_norm = optimizer->step(1e-3, guard).grad_norm;
+  scaler.end_step(0.0, gradient_norm);
   if (norm != nullptr) *norm = gradient_norm;
   parallel->gather_weights();
   ++progress.step;

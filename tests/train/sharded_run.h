@@ -33,6 +33,8 @@ class ShardedRun {
   /// Returns the loss over the global batch; `norm` receives the gradient's.
   double step(double* norm = nullptr);
   double evaluate();
+  /// Loss scales of the steps so far.
+  const std::vector<double>& scales() const { return scales_; }
   /// Returns the file's path.
   std::string save();
   /// The newest checkpoint of the configuration's directory.
@@ -54,6 +56,7 @@ class ShardedRun {
   std::unique_ptr<Backend> ops_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<StepRunner> runner_;
+  std::vector<double> scales_;
 };
 
 }  // namespace neox::testing

@@ -319,5 +319,18 @@ TEST(GuardState, DamagedWindowsAreRefused) {
   EXPECT_EQ(state, GuardState{});
 }
 
+// What the loss scaler skips neither enters the window nor counts as skipped.
+TEST(StepGuard, PassesOverWhatTheLossScalerSkips) {
+  GuardedRun run(guards(4, 3, 3));
+  run.steps(5, 2.0, 1.0);
+  ASSERT_TRUE(run.guard().loss_z());
+  const GuardState before = run.state();
+  run.guard().pass_over();
+  EXPECT_EQ(run.state(), before);
+  EXPECT_FALSE(run.guard().loss_z());
+  EXPECT_FALSE(run.guard().grad_norm_z());
+  EXPECT_EQ(run.step(9.0, 1.0), Verdict::skipped);
+}
+
 }  // namespace
 }  // namespace neox

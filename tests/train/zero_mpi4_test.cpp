@@ -62,7 +62,7 @@ class ZeroRun : public ::testing::Test {
 
 TEST_F(ZeroRun, StagesAreBitEqual) {
   for (const bool tied : {false, true}) {
-    for (const DType compute : {DType::f32, DType::bf16}) {
+    for (const DType compute : {DType::f32, DType::bf16, DType::f16}) {
       for (const std::int64_t micro_batches : {1, 2}) {
         const Config config = sharded_run_config(tied, compute, directory_);
         std::vector<std::string> files;
@@ -142,25 +142,53 @@ TEST_F(ZeroRun, LayoutsAgreeUpToRounding) {
 }
 
 TEST_F(ZeroRun, GradientsMayTravelInSixteenBits) {
-  const Config config = sharded_run_config(false, DType::f32, directory_);
-  std::vector<double> exact, rounded, first;
-  trained(*world, config, {0, 1}, &exact);
-  std::string file;
-  for (int stage = 0; stage <= 3; ++stage) {
-    rounded.clear();
-    const std::string bytes = trained(*world, config, {stage, 1, 5000, DType::bf16}, &rounded);
-    if (stage == 0) file = bytes, first = rounded;
-    EXPECT_TRUE(bytes == file) << "stage " << stage;
-    EXPECT_EQ(rounded, first);
+  for (const auto& [compute, exchange] :
+       {std::pair(DType::f32, DType::bf16), std::pair(DType::f16, DType::bf16),
+        std::pair(DType::f16, DType::f16)}) {
+    SCOPED_TRACE(::testing::Message() << name_of(compute) << ", " << name_of(exchange));
+    const Config config = sharded_run_config(false, compute, directory_);
+    std::vector<double> exact, rounded, first;
+    trained(*world, config, {0, 1}, &exact);
+    std::string file;
+    for (int stage = 0; stage <= 3; ++stage) {
+      rounded.clear();
+      const std::string bytes = trained(*world, config, {stage, 1, 5000, exchange}, &rounded);
+      if (stage == 0) file = bytes, first = rounded;
+      EXPECT_TRUE(bytes == file) << "stage " << stage;
+      EXPECT_EQ(rounded, first);
+    }
+    EXPECT_NE(exact, rounded);
+    const double limit = exchange == DType::f16 ? 2e-3 : 1e-2;
+    for (std::size_t i = 0; i < exact.size(); ++i) EXPECT_NEAR(rounded[i] / exact[i], 1.0, limit);
   }
-  EXPECT_NE(exact, rounded);
-  for (std::size_t i = 0; i < exact.size(); ++i) EXPECT_NEAR(rounded[i] / exact[i], 1.0, 1e-2);
+}
+
+// Too large for messages of f16 while f32 gradients and the layers' own f16 tensors are not: every
+// rank skips, and the scale shrinks until they fit.
+TEST_F(ZeroRun, OverflowsOfMessagesAreSeenByAllRanks) {
+  Config config = sharded_run_config(false, DType::f16, directory_);
+  config.model.hidden_dropout = 0.0;
+  config.precision.initial_scale_power = 24;
+  config.precision.hysteresis = 1;
+  const auto overflows = [&](int stage, DType exchange) {
+    ShardedRun run(*world, config, {stage, 1, 5000, exchange});
+    run.initialise();
+    for (int i = 0; i < 8; ++i) run.step();
+    EXPECT_EQ(run.scales().back(),
+              std::ldexp(0x1p24, -static_cast<int>(run.progress.loss_scaler.overflow_steps)));
+    EXPECT_EQ(run.optimizer->steps_taken(), 8 - run.progress.loss_scaler.overflow_steps);
+    return run.progress.loss_scaler.overflow_steps;
+  };
+  const std::int64_t without = overflows(0, DType::f32), with = overflows(0, DType::f16);
+  EXPECT_GT(with, without);
+  EXPECT_LT(with, 8);
+  for (int stage = 1; stage <= 3; ++stage) EXPECT_EQ(overflows(stage, DType::f16), with);
 }
 
 // A state saved by any layout gives the same file, and every layout that loads it saves it again
 // byte for byte.
 TEST_F(ZeroRun, FilesKeepNothingOfTheLayout) {
-  for (const DType compute : {DType::f32, DType::bf16}) {
+  for (const DType compute : {DType::f32, DType::bf16, DType::f16}) {
     const Config config = sharded_run_config(compute == DType::f32, compute, directory_);
     const std::string file = trained(*world, config, {2, 2});
     for (int stage = 0; stage <= 3; ++stage) {
@@ -210,21 +238,33 @@ TEST_F(ZeroRun, ResumesInAnyLayout) {
 
 // Same layout: bit-identical continuation, from every stage into every stage.
 TEST_F(ZeroRun, ResumeIsExact) {
-  const Config config = sharded_run_config(false, DType::bf16, directory_);
-  for (const auto& [from, to] :
-       {std::pair(0, 3), std::pair(3, 1), std::pair(1, 2), std::pair(2, 0)}) {
-    std::vector<double> straight, resumed;
-    {
-      ShardedRun run(*world, config, {from, 1});
-      run.initialise();
-      run.step();
-      run.save();
-      straight = {run.step(), run.step()};
+  for (const DType compute : {DType::bf16, DType::f16}) {
+    Config config = sharded_run_config(false, compute, directory_);
+    if (compute == DType::f16) config.precision.initial_scale_power = 26;  // overflows first
+    for (const auto& [from, to] :
+         {std::pair(0, 3), std::pair(3, 1), std::pair(1, 2), std::pair(2, 0)}) {
+      std::vector<double> straight, resumed;
+      LossScalerState state;
+      {
+        ShardedRun run(*world, config, {from, 1});
+        run.initialise();
+        for (int i = 0; i < 3; ++i) run.step();
+        run.save();
+        for (int i = 0; i < 5; ++i) straight.push_back(run.step());
+        straight.insert(straight.end(), run.scales().begin() + 3, run.scales().end());
+        state = run.progress.loss_scaler;
+        EXPECT_EQ(state.overflow_steps > 3, compute == DType::f16);
+      }
+      ShardedRun run(*world, config, {to, 1});
+      run.load();
+      for (int i = 0; i < 5; ++i) resumed.push_back(run.step());
+      resumed.insert(resumed.end(), run.scales().begin(), run.scales().end());
+      EXPECT_EQ(straight, resumed) << from << " -> " << to;
+      EXPECT_EQ(run.progress.loss_scaler, state);
+      world->barrier();
+      if (world->rank() == 0) std::filesystem::remove_all(directory_);
+      world->barrier();
     }
-    ShardedRun run(*world, config, {to, 1});
-    run.load();
-    resumed = {run.step(), run.step()};
-    EXPECT_EQ(straight, resumed) << from << " -> " << to;
   }
 }
 
