@@ -186,10 +186,15 @@ Config layout_config(const Layout& layout, const RunSize& size) {
   c.parallel.gradient_reduce_dtype = size.exchange;
   c.precision = size.precision;
   c.optimizer.gradient_clipping = size.gradient_clipping;
-  // Some gradients are nothing but rounding (key biases with learned positions): a larger epsilon
-  // keeps AdamW from making steps of them.
   c.optimizer.type = layout.optimizer;
-  if (layout.optimizer != "lion" && layout.optimizer != "sgd") c.optimizer.eps = 1e-6;
+  // Some gradients are nothing but rounding (key biases with learned positions): a larger epsilon
+  // keeps AdamW from making steps of them. In LAMB it must be larger: a tensor of zeros moves by
+  // the raw update.
+  if (layout.optimizer == "lamb") {
+    c.optimizer.eps = 1e-4;
+  } else if (layout.optimizer != "lion" && layout.optimizer != "sgd") {
+    c.optimizer.eps = 1e-6;
+  }
   c.train.train_iters = 20;
   c.data.mask_documents = c.data.reset_positions = layout.family == Family::masked;
   c.train.cross_entropy_chunk = 23;
