@@ -62,8 +62,8 @@ struct Traffic {
 
 /// Bytes that this rank must at least send for such payloads in a group of `size`, with n = size:
 /// all_reduce 2 (n-1)/n, reduce_scatter and all_to_all (n-1)/n, all_gather (n-1), broadcast and
-/// send 1 (a group of one: 0), recv 0, in units of the payload (Thakur et al. 2005, §4;
-/// frontier.md 3.2). Not for `host`: 0.
+/// send 1 (a group of one: 0), recv 0, in units of the payload (Thakur et al. 2005, §4).
+/// Not for `host`: 0.
 double link_bytes(Collective collective, const Traffic& traffic, int size);
 
 /// A snapshot of all counters; the difference of two is the traffic between them.

@@ -140,7 +140,7 @@ void Translation::zero() {
 
 // ---- model --------------------------------------------------------------------------------------
 
-// GPT-NeoX's widths: what its configuration means, not what it says (neox.md 3.5).
+// GPT-NeoX's widths: what its configuration means, not what it says.
 void Translation::width(bool gated) {
   const auto given = look("intermediate_size") != nullptr ? keys_.at("intermediate_size") : Key{};
   const auto expansion = take("expansion_factor");

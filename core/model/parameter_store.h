@@ -25,7 +25,7 @@ using ParameterId = int;
 /// What the store allocates besides the weights.
 enum class StoreMode : std::uint8_t { inference, training };
 
-/// How the ranks of a data-parallel group share the state (ZeRO, frontier.md 3.4, 3.5). Rank i owns
+/// How the ranks of a data-parallel group share the state (ZeRO, arXiv:1910.02054). Rank i owns
 /// the i-th of `size` equal parts of every bucket. Complete on every rank in stage
 ///   0: everything | 1: weights, gradients | 2: weights | 3: nothing;
 /// the rest exists only for the owned parts, apart from blocks that are bound (see below). A group

@@ -16,7 +16,7 @@ class BucketReducer {
  public:
   /// `group`: of the store's plan; null when that has size 1: nothing is summed. `exchange`: f32,
   /// or bf16 or f16: an all-to-all in that type whose parts are summed in f32 in rank order, so
-  /// that addends are rounded, sums are not (frontier.md 3.4). An addend too large for f16 makes a
+  /// that addends are rounded, sums are not. An addend too large for f16 makes a
   /// sum that is not finite.
   BucketReducer(ParameterStore& store, Communicator* group, const Backend& ops, Stream& stream,
                 DType exchange);

@@ -130,7 +130,7 @@ std::int64_t gathered_in_blocks(const ParameterStore& store, int first, int micr
   return bytes * 4 / store.plan().size;
 }
 
-// Bytes passed to the group in a step of m micro-batches: frontier.md 3.4, 3.5.
+// Bytes passed to the group in a step of m micro-batches.
 TEST_F(Zero, TrafficIsTheLeast) {
   for (const bool tied : {false, true}) {
     for (int stage = 0; stage <= 3; ++stage) {
